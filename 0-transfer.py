@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Train a classifier of CIFAR-10 by transfer learning and save it as cifar10.h5 in this folder.
+
+`main` is the textbook's five steps. Each is a stage of the pipeline that lies beside this file, run
+through DVC, so that what has been computed once is taken from its cache. `preprocess_data` needs
+nothing but NumPy: this file and cifar10.h5 can be used alone.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+CLASSES = 10
+MODEL = "cifar10.h5"
+REENTERED = "CIFAR10_TRANSFER_REENTERED"
+PROJECT = Path(__file__).resolve().parent
+
+
+def preprocess_data(
+    X: npt.ArrayLike,  # noqa: N803 - the user's names
+    Y: npt.ArrayLike,  # noqa: N803
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Pre-process CIFAR-10 for the model: images to float32, labels to one-hot.
+
+    Resizing and the backbone's own scaling are layers of cifar10.h5, so the values stay the same.
+
+    Args:
+        X: images, integers or floats in [0, 255], of shape (m, 32, 32, 3).
+        Y: labels, integers in [0, 9], of shape (m,) or (m, 1).
+
+    Returns:
+        X_p, float32 (m, 32, 32, 3) in [0, 255], and Y_p, float32 (m, 10), one-hot.
+
+    Raises:
+        ValueError: a shape, a dtype or a value is none of these.
+    """
+    images, labels = np.asarray(X), np.asarray(Y)
+    if images.ndim != 4 or images.shape[1:] != (32, 32, 3):
+        raise ValueError(f"X has shape {images.shape}, expected (m, 32, 32, 3)")
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"X has dtype {images.dtype}, expected integers or floats in [0, 255]")
+    if images.size and not (images.min() >= 0 and images.max() <= 255):
+        raise ValueError(f"X spans {images.min()} to {images.max()}, expected [0, 255]")
+    if labels.shape not in ((len(images),), (len(images), 1)):
+        m = len(images)
+        raise ValueError(f"Y has shape {labels.shape}, expected ({m},) or ({m}, 1) as X has {m}")
+    if labels.dtype.kind not in "ui":
+        raise ValueError(f"Y has dtype {labels.dtype}, expected integers in [0, {CLASSES - 1}]")
+    labels = labels.reshape(-1)
+    wrong = labels[(labels < 0) | (labels >= CLASSES)]
+    if wrong.size:
+        raise ValueError(f"Y has the label {wrong[0]}, expected integers in [0, {CLASSES - 1}]")
+    return images.astype(np.float32), np.eye(CLASSES, dtype=np.float32)[labels]
+
+
+def main() -> None:
+    """Build, freeze, train the head, fine-tune, save."""
+    use_project_environment()
+    from stages import backbone, download, features, fine_tune, preprocess, train_head
+    from stages.transfer.reproduction import reproduce
+
+    # The data: CIFAR-10, with part of its training images held out for every choice.
+    reproduce(PROJECT, download.main)
+    reproduce(PROJECT, preprocess.main)
+    # Build: an application from keras.applications, with what it learnt on ImageNet.
+    reproduce(PROJECT, backbone.main)
+    # Freeze its first layers. Their output never changes again: it is computed once and kept.
+    reproduce(PROJECT, features.main)
+    # Train a new head on top, everything below it frozen.
+    reproduce(PROJECT, train_head.main)
+    # Fine-tune: unfreeze the layers after the cut and train them on, together with the head.
+    reproduce(PROJECT, fine_tune.main)
+    # Save: prefix, suffix and head as one compiled model, in the current folder.
+    save(PROJECT / MODEL, Path.cwd() / MODEL)
+
+
+def use_project_environment() -> None:
+    """Go on in the project's `.venv` if this interpreter lacks what the stages need."""
+    if all(importlib.util.find_spec(name) for name in ("dvc", "tensorflow", "pydantic")):
+        sys.path.insert(0, str(PROJECT))
+        return
+    python = PROJECT / ".venv/bin/python"
+    if not python.exists() or os.environ.get(REENTERED):
+        sys.exit(f"error: {sys.executable} lacks DVC or TensorFlow; run `make reproduce` first")
+    os.environ[REENTERED] = "1"
+    os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606
+
+
+def save(source: Path, target: Path) -> None:
+    """Copy the finished model to where the user is, whole or not at all."""
+    if not (target.exists() and target.samefile(source)):
+        partial = target.with_name(f".partial-{target.name}")
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+    print(f"saved {target}")
+
+
+def provide_learning_phase() -> None:
+    """Give `keras.backend` the name `learning_phase`, which Keras 3 dropped.
+
+    The user's check reads that name right after it imports this file. A Keras that nobody has
+    imported yet is left alone, so that `preprocess_data` needs no TensorFlow.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and not hasattr(tensorflow.keras.backend, "learning_phase"):
+        tensorflow.keras.backend.learning_phase = lambda: 0
+
+
+provide_learning_phase()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+# `make reproduce` and `make test` are the two commands; each makes .venv first if it is out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+DVC := $(BIN)/dvc
+# Set in both, so that a lock does not depend on who writes it.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+
+.PHONY: reproduce test demo lint lock clean
+.DEFAULT_GOAL := reproduce
+
+reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
+	@$(BIN)/python -m stages check
+	@$(DVC) repro evaluate
+	@$(DVC) metrics show --md
+	@$(DVC) repro gate
+	@$(BIN)/python -m stages gate
+
+test: .venv/development ## run the tests
+	@$(BIN)/python -m pytest
+
+demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: needs no download
+	@$(BIN)/python -m stages.transfer.demo
+
+lint: .venv/development
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+lock: .venv/development ## write the newest allowed versions, with hashes
+	@$(LOCK) --upgrade pyproject.toml --output-file requirements.txt
+	@$(LOCK) --upgrade --group dev --constraints requirements.txt --output-file requirements-dev.txt
+
+clean: ## remove the environment; `dvc gc -w` cleans the cache
+	@rm -rf .venv
+
+# A file inside .venv is the mark that its lock has been installed whole.
+.venv/runtime: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else f"error: Python is {v[0]}.{v[1]}, expected 3.11 or later: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo 'installing $< into .venv'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.venv/development: requirements-dev.txt .venv/runtime
+	@echo 'installing $< into .venv'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@

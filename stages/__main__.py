@@ -1,0 +1,117 @@
+"""Run one stage: `python -m stages download`. `python -m stages check` checks params.yaml alone.
+
+This launcher does what is the same for all stages: it moves to the environment that DVC runs from,
+checks params.yaml whole, and turns a user's mistake into one line. Results do not depend on it, so
+it is no dependency in dvc.yaml. Until the environment is settled it uses the standard library
+only.
+"""
+
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+
+STAGES = (
+    "download",
+    "backbone",
+    "preprocess",
+    "features",
+    "train_head",
+    "fine_tune",
+    "evaluate",
+    "gate",
+)
+
+
+def command_of(pid):  # type: ignore[no-untyped-def]
+    """Return a process's parent and its command line, (0, []) if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            parent = int(file.read().rpartition(")")[2].split()[1])
+        with open(f"/proc/{pid}/cmdline") as file:
+            return parent, file.read().split("\0")[:-1]
+    except OSError:  # no /proc, as on macOS
+        shown = subprocess.run(  # noqa: S603
+            ["ps", "-o", "ppid=,command=", "-p", str(pid)],  # noqa: S607
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        ).stdout.split()
+        return (int(shown[0]), shown[1:]) if shown else (0, [])
+
+
+def python_of_dvc():  # type: ignore[no-untyped-def]
+    """Return the interpreter of the DVC process that this one descends from, or None.
+
+    DVC runs a stage's command in a shell, where `python3` is whatever PATH says: without an
+    activated environment that is the system's.
+    """
+    pid = os.getppid()
+    while pid > 1:
+        pid, command = command_of(pid)
+        words = [os.path.basename(word) for word in command[1:3]]
+        if words[:1] == ["dvc"] or words == ["-m", "dvc"]:
+            return command[0] if os.path.isabs(command[0]) else None
+    return None
+
+
+@contextlib.contextmanager
+def quiet_stderr():  # type: ignore[no-untyped-def]
+    """Hold back what libraries print to stderr; show it only if the block fails.
+
+    TensorFlow's C++ parts report a missing GPU and the like before any log level is in force, in a
+    dozen lines among which an error would be lost.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def main(arguments):  # type: ignore[no-untyped-def]
+    """Run a stage, or check params.yaml; return the exit status."""
+    python = python_of_dvc()
+    if python and os.path.dirname(python) != os.path.dirname(sys.executable):
+        os.execv(python, [python, "-m", "stages", *arguments])  # noqa: S606
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from stages.transfer import params
+        from stages.transfer.errors import PipelineError
+    except ImportError as error:
+        print(
+            f"error: {sys.executable} has no module {error.name}; run `make reproduce`, or dvc "
+            "from an environment with requirements.txt installed",
+            file=sys.stderr,
+        )
+        return 1
+    try:
+        if arguments not in [["check"], *([stage] for stage in STAGES)]:
+            raise PipelineError(f"{arguments}: expected check or one of {', '.join(STAGES)}")
+        checked = params.load()
+        if arguments != ["check"]:
+            with quiet_stderr():
+                stage = importlib.import_module(f"stages.{arguments[0]}")
+            stage.main(checked)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; `dvc repro` goes on from the last finished stage", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""Stage 2: fetch the backbone's ImageNet weights, so that nothing after needs a network."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.transfer import backbones, places
+from stages.transfer.applications import APPLICATIONS
+from stages.transfer.determinism import make_deterministic
+from stages.transfer.files import digest, replacing
+from stages.transfer.paths import WEIGHTS
+
+if TYPE_CHECKING:
+    from stages.transfer.params import Params
+
+
+def main(params: "Params") -> None:
+    """Write data/backbone/backbone.weights.h5: the application's weights without its top."""
+    name, image_size = params.backbone.name, params.backbone.image_size
+    if params.backbone.weights == "random":
+        make_deterministic(0)
+        with replacing(WEIGHTS) as partial:
+            backbones.build(name, image_size).save_weights(partial)
+        print(f"{name}: random weights, good for nothing but trying the pipeline")
+        return
+
+    accepted = params.backbone.sha256
+    official = backbones.official_weights(name, image_size)
+
+    def accept(path: Path, place: str) -> str | None:
+        found = digest(path)
+        if found in accepted:
+            return None
+        if official.hash:
+            algorithm = "md5" if len(official.hash) == 32 else "sha256"
+            if digest(path, algorithm) == official.hash:
+                return None
+            return f"{algorithm} is not Keras's own {official.hash}, sha256 {found} is not accepted"
+        if place == official.url:
+            print(f"{official.name}: Keras has no hash for it; sha256 {found} is not pinned")
+            return None
+        return f"sha256 is {found}, expected one of backbone.sha256 in params.yaml"
+
+    names = (official.name, f"{APPLICATIONS[name].module}_notop.weights.h5")
+    places.fetch([*places.mirror_places(names), official.url], WEIGHTS, accept)

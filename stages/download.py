@@ -1,0 +1,27 @@
+"""Stage 1: fetch the CIFAR-10 archive whose digest params.yaml accepts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.transfer import places
+from stages.transfer.files import digest
+from stages.transfer.paths import ARCHIVE
+
+if TYPE_CHECKING:
+    from stages.transfer.params import Params
+
+# Alex Krizhevsky's page, https://www.cs.toronto.edu/~kriz/cifar.html, "python version".
+URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",)
+
+
+def main(params: "Params") -> None:
+    """Write data/raw/cifar-10-python.tar.gz."""
+    accepted = params.download.sha256
+
+    def accept(path: Path, _place: str) -> str | None:
+        found = digest(path)
+        if found in accepted:
+            return None
+        return f"sha256 is {found}, expected one of download.sha256 in params.yaml"
+
+    places.fetch([*places.mirror_places([ARCHIVE.name]), *URLS], ARCHIVE, accept)

@@ -1,0 +1,60 @@
+"""Stage 7: measure the saved cifar10.h5, as a user would load it, on dev and test."""
+
+import csv
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from stages.transfer import measures
+from stages.transfer.determinism import make_deterministic
+from stages.transfer.files import replacing
+from stages.transfer.paths import CONFUSION, DATASET, HEAD, METRICS, MODEL
+
+if TYPE_CHECKING:
+    from stages.transfer.params import Params
+
+preprocess_data = importlib.import_module("0-transfer").preprocess_data
+
+
+def main(params: "Params") -> None:
+    """Write metrics.json and the confusion table.
+
+    "val" is what the user's own check measures: the archive's official test images, on which
+    nothing was chosen. "dev" is the part of the training images on which everything was.
+    """
+    make_deterministic(0)
+    with np.load(DATASET) as data:
+        images = {part: data[f"x_{part}"] for part in ("dev", "test")}
+        labels = {part: data[f"y_{part}"] for part in ("dev", "test")}
+        names = [str(name) for name in data["class_names"]]
+    with np.load(HEAD) as head:
+        dev_accuracy_head = float(head["dev_accuracy"])
+
+    model = keras.models.load_model(MODEL)
+    predicted = {}
+    for part, x in images.items():
+        x_p, _ = preprocess_data(x, labels[part])
+        print(f"{MODEL} on {len(x)} {part} images", flush=True)
+        predicted[part] = model.predict(
+            x_p, batch_size=params.evaluate.batch_size, verbose=1 if sys.stdout.isatty() else 2
+        )
+
+    metrics = {
+        measures.METRIC: measures.accuracy(predicted["test"], labels["test"]),
+        "val_loss": measures.cross_entropy(predicted["test"], labels["test"]),
+        "dev_accuracy_after_head": dev_accuracy_head,
+        "dev_accuracy_after_fine_tune": measures.accuracy(predicted["dev"], labels["dev"]),
+        "class_accuracy": measures.class_accuracy(predicted["test"], labels["test"], names),
+    }
+    with replacing(CONFUSION) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["actual", "predicted"])
+        for actual, guess in zip(labels["test"], predicted["test"].argmax(axis=1), strict=True):
+            writer.writerow([names[actual], names[guess]])
+    with replacing(METRICS) as partial:
+        partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    print(f"{measures.METRIC} {metrics[measures.METRIC]:.4f}")

@@ -1,0 +1,35 @@
+"""Stage 4: freeze the prefix and compute its output once for each view of the training images."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.transfer import activations, backbones, cuts
+from stages.transfer.determinism import make_deterministic
+from stages.transfer.files import replacing
+from stages.transfer.paths import DATASET, FEATURES, WEIGHTS, dev_features, train_view
+from stages.transfer.views import view
+
+if TYPE_CHECKING:
+    from stages.transfer.params import Params
+
+
+def main(params: "Params") -> None:
+    """Write data/features: train_view0.npy, train_view1.npy, ..., dev.npy."""
+    make_deterministic(params.features.seed)
+    name, image_size = params.backbone.name, params.backbone.image_size
+    net = backbones.build(name, image_size, WEIGHTS)
+    prefix, _ = cuts.split(net, params.backbone.cut)
+    prefix.trainable = False  # frozen: this pass, with fixed weights, is the only one it needs
+    frozen = backbones.on_raw_images(prefix, name, image_size)
+
+    with np.load(DATASET) as data:
+        x_train, x_dev = data["x_train"], data["x_dev"]
+    batch_size = params.features.batch_size
+    with replacing(FEATURES) as folder:
+        folder.mkdir()
+        for number in range(params.features.views):
+            images = view(x_train, number, params.features.shift, params.features.seed)
+            path = train_view(number, folder)
+            activations.compute(frozen, images, path, batch_size, f"view {number}")
+        activations.compute(frozen, x_dev, dev_features(folder), batch_size, "dev")

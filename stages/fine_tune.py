@@ -1,0 +1,50 @@
+"""Stage 6: unfreeze the suffix, train it with the head, save the whole as cifar10.h5."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.transfer import activations, backbones, classifier, cuts, recipe, training
+from stages.transfer.determinism import make_deterministic
+from stages.transfer.paths import (
+    DATASET,
+    FINE_TUNE_CURVE,
+    HEAD,
+    MODEL,
+    WEIGHTS,
+    dev_features,
+    train_view,
+)
+
+if TYPE_CHECKING:
+    from stages.transfer.params import Params
+
+
+def main(params: "Params") -> None:
+    """Write cifar10.h5 (raw images in, probabilities out, compiled) and the learning curve."""
+    own = params.fine_tune
+    make_deterministic(own.seed)
+    name, image_size = params.backbone.name, params.backbone.image_size
+    net = backbones.build(name, image_size, WEIGHTS)
+    prefix, suffix = cuts.split(net, params.backbone.cut)
+    prefix.trainable = False  # its activations are on disk; only what comes after is trained
+
+    with np.load(DATASET) as data:
+        y_train, y_dev, classes = data["y_train"], data["y_dev"], len(data["class_names"])
+    model = classifier.trainable_part(suffix, classes, own.dropout)
+    head = model.get_layer("logits")
+    classifier.load_head(HEAD, head)
+    classifier.adapt_batch_norm(suffix, own.batch_norm_momentum)
+
+    views = [activations.load(train_view(number)) for number in range(params.features.views)]
+    train = activations.Batches(views, y_train, classes, own.batch_size, own.seed)
+    dev = activations.Batches([activations.load(dev_features())], y_dev, classes, own.batch_size)
+    model.compile(
+        recipe.optimizer(own.learning_rate, own.epochs * len(train), own.warmup, own.weight_decay),
+        recipe.loss(own.label_smoothing),
+        metrics=["accuracy"],
+    )
+    result = training.fit(model, train, dev=dev, epochs=own.epochs, key="fine_tune")
+    training.write_curve(result.curve, FINE_TUNE_CURVE)
+    classifier.save(classifier.join(net, name, image_size, head), MODEL)
+    print(f"fine-tuned: accuracy on dev {result.dev_accuracy:.4f}")

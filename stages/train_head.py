@@ -1,0 +1,55 @@
+"""Stage 5: train a new head on the backbone's features, everything below it frozen."""
+
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from stages.transfer import activations, backbones, classifier, cuts, recipe, training
+from stages.transfer.determinism import make_deterministic
+from stages.transfer.paths import (
+    DATASET,
+    HEAD,
+    HEAD_CURVE,
+    WEIGHTS,
+    dev_features,
+    train_view,
+)
+
+if TYPE_CHECKING:
+    from stages.transfer.params import Params
+
+
+def main(params: "Params") -> None:
+    """Write data/head/head.npz (kernel and bias) and its learning curve."""
+    own = params.train_head
+    make_deterministic(own.seed)
+    net = backbones.build(params.backbone.name, params.backbone.image_size, WEIGHTS)
+    _, suffix = cuts.split(net, params.backbone.cut)
+    frozen = classifier.pooled_features(suffix)
+    frozen.trainable = False
+
+    with np.load(DATASET) as data:
+        y_train, y_dev, classes = data["y_train"], data["y_dev"], len(data["class_names"])
+    # The frozen suffix's output is fixed too: once for each image, and the head trains in seconds.
+    chosen = activations.epoch_order(len(y_train), len(y_train), own.seed)[: own.images]
+    chosen.sort()
+    x = frozen.predict(activations.load(train_view(0))[chosen], verbose=2)
+    x_dev = frozen.predict(activations.load(dev_features()), verbose=2)
+    one_hot = np.eye(classes, dtype=np.float32)
+
+    model = keras.Sequential([keras.Input(x.shape[1:]), recipe.head(classes)])
+    steps = own.epochs * -(-len(x) // own.batch_size)
+    model.compile(recipe.optimizer(own.learning_rate, steps), recipe.loss(), metrics=["accuracy"])
+    result = training.fit(
+        model,
+        x,
+        one_hot[y_train[chosen]],
+        dev=(x_dev, one_hot[y_dev]),
+        epochs=own.epochs,
+        batch_size=own.batch_size,
+        key="train_head",
+    )
+    classifier.save_head(model.get_layer("logits"), result.dev_accuracy, HEAD)
+    training.write_curve(result.curve, HEAD_CURVE)
+    print(f"head alone: accuracy on dev {result.dev_accuracy:.4f}")

@@ -1,0 +1,1 @@
+"""What the stages are made of, named as the field names it."""

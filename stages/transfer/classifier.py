@@ -1,0 +1,105 @@
+"""The classifier: head on suffix for training, prefix + suffix + head joined for use."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from stages.transfer import recipe
+from stages.transfer.backbones import on_raw_images
+from stages.transfer.errors import PipelineError
+from stages.transfer.files import replacing
+
+
+def trainable_part(suffix: keras.Model, classes: int, dropout: float) -> keras.Model:
+    """Put pooling, dropout and a new head on the suffix.
+
+    Args:
+        suffix: from the activation at the cut to the backbone's last feature map.
+        classes: number of classes.
+        dropout: share of the pooled features that a training step leaves out.
+
+    Returns:
+        A functional model, activations -> logits (n, classes). It shares the suffix's weights.
+    """
+    activations = keras.Input(suffix.input_shape[1:], name="activations")
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(suffix(activations))
+    dropped = keras.layers.Dropout(dropout, name="dropout")(pooled)
+    return keras.Model(activations, recipe.head(classes)(dropped), name="trainable_part")
+
+
+def pooled_features(suffix: keras.Model) -> keras.Model:
+    """Return the suffix with pooling on top: activations -> (n, channels)."""
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(suffix.output)
+    return keras.Model(suffix.input, pooled)
+
+
+def adapt_batch_norm(model: keras.Model, momentum: float) -> None:
+    """Let BatchNormalization layers follow the new data within the few steps that there are.
+
+    ImageNet nets keep 0.99 or more of their moving averages a step, so that after a short run these
+    still describe ImageNet while the weights have moved on, and inference is far below training.
+
+    Args:
+        model: its BatchNormalization layers are changed, nested ones too.
+        momentum: share of the old moving average that a step keeps, in [0, 1).
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
+def join(net: keras.Model, name: str, image_size: int, head: keras.layers.Dense) -> keras.Model:
+    """Join the whole net and the head into one model that takes raw images.
+
+    Args:
+        net: the backbone whose prefix and suffix were used; it holds the trained weights.
+        name: the application, a key of `APPLICATIONS`.
+        image_size: side of the net's input, in pixels.
+        head: the trained last layer, pooled features -> logits.
+
+    Returns:
+        A model compiled with accuracy: images (n, 32, 32, 3) in [0, 255] -> probabilities, float32
+        (n, classes).
+    """
+    backbone = on_raw_images(net, name, image_size)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(backbone.output)
+    probabilities = keras.layers.Softmax(name="probabilities")(head(pooled))
+    model = keras.Model(backbone.input, probabilities, name="cifar10")
+    model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Save a compiled model as one .h5 file, whole or not at all."""
+    with replacing(path) as partial:
+        model.save(partial)
+
+
+def save_head(head: keras.layers.Dense, dev_accuracy: float, path: Path) -> None:
+    """Save a head as .npz: float32 kernel (channels, classes) and bias (classes,).
+
+    Args:
+        head: a trained head.
+        dev_accuracy: its accuracy on dev, in [0, 1], kept with it.
+        path: the .npz file.
+    """
+    kernel, bias = head.get_weights()
+    with replacing(path) as partial:
+        np.savez(partial, kernel=kernel, bias=bias, dev_accuracy=dev_accuracy)
+
+
+def load_head(path: Path, head: keras.layers.Dense) -> None:
+    """Set the head's weights from `save_head`'s file.
+
+    Raises:
+        PipelineError: the file's shapes are not the head's.
+    """
+    with np.load(path) as saved:
+        kernel, bias = saved["kernel"], saved["bias"]
+    expected = tuple(head.kernel.shape)
+    if kernel.shape != expected:
+        raise PipelineError(
+            f"{path}: a head of shape {kernel.shape}, expected {expected}; run `dvc repro`"
+        )
+    head.set_weights([kernel, bias])

@@ -1,0 +1,13 @@
+"""Same input, same bits."""
+
+import keras
+import tensorflow as tf
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed Python, NumPy and TensorFlow, and let TensorFlow use only reproducible operations.
+
+    The same machine then gives the same bits; another processor may round otherwise.
+    """
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()

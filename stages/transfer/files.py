@@ -1,0 +1,47 @@
+"""Outputs that are either finished or absent: written beside their place, then renamed."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; rename it to `path` if the block succeeds.
+
+    What is written may be a file or a folder. If the block raises, what it wrote is removed and
+    whatever stood at `path` before is left as it was.
+
+    Args:
+        path: where the finished output belongs. Its folder is made if it is missing.
+
+    Yields:
+        A path in the same folder (so that the rename is atomic), with the same suffix, because
+        Keras chooses a file's format by its suffix. Nothing exists there yet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    _remove(partial)
+    try:
+        yield partial
+        if partial.is_dir():
+            _remove(path)
+        os.replace(partial, path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file's bytes, in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -1,0 +1,179 @@
+"""The schema of params.yaml: every key, its type, its range. Checked whole before any work."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from stages.transfer.applications import APPLICATIONS
+from stages.transfer.errors import PipelineError
+
+PARAMS = Path("params.yaml")
+
+
+def _known_application(name: str) -> str:
+    if name not in APPLICATIONS:
+        near = difflib.get_close_matches(name, APPLICATIONS, 3, cutoff=0.4) or list(APPLICATIONS)
+        raise ValueError(f"expected an application that this pipeline serves: {', '.join(near)}")
+    return name
+
+
+def _number(value: Any) -> Any:
+    """Read `1e-3` as the number it is (YAML 1.1 makes it a string), and a boolean as none."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected a number") from None
+
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+Rate = Annotated[Number, Field(gt=0, le=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+CountOrNone = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Download(_Section):
+    """Which archive is accepted."""
+
+    sha256: Annotated[list[Digest], Field(min_length=1)]
+
+
+class Backbone(_Section):
+    """Which net, its weights, and where it is cut."""
+
+    name: Annotated[str, AfterValidator(_known_application)]
+    image_size: Annotated[int, Field(strict=True, le=1024)]
+    weights: Literal["imagenet", "random"]
+    sha256: list[Digest]
+    cut: str
+
+    @pydantic.model_validator(mode="after")
+    def _large_enough(self) -> Self:
+        minimum = APPLICATIONS[self.name].minimum_size
+        if self.image_size < minimum:
+            raise ValueError(
+                f"backbone.image_size = {self.image_size}: {self.name} needs at least {minimum}"
+            )
+        return self
+
+
+class Preprocess(_Section):
+    """How the training images are divided."""
+
+    dev_fraction: Annotated[Number, Field(gt=0, lt=1)]
+    seed: Seed
+
+
+class Features(_Section):
+    """Which views of the training images go through the frozen prefix."""
+
+    views: Annotated[int, Field(strict=True, ge=1, le=64)]
+    shift: Annotated[int, Field(strict=True, ge=0, le=16)]
+    batch_size: Count
+    seed: Seed
+
+
+class TrainHead(_Section):
+    """How the new head is trained, everything below it frozen."""
+
+    epochs: CountOrNone
+    images: Count
+    batch_size: Count
+    learning_rate: Rate
+    seed: Seed
+
+
+class FineTune(_Section):
+    """How head and suffix are trained together."""
+
+    epochs: CountOrNone
+    batch_size: Count
+    learning_rate: Rate
+    warmup: Share
+    weight_decay: Share
+    label_smoothing: Share
+    dropout: Share
+    batch_norm_momentum: Share
+    seed: Seed
+
+
+class Evaluate(_Section):
+    """How the saved model is measured."""
+
+    batch_size: Count
+
+
+class Gate(_Section):
+    """What the saved model has to reach."""
+
+    minimum: Annotated[Number, Field(ge=0, le=1)]
+
+
+class Params(_Section):
+    """The whole of params.yaml: a section for each stage."""
+
+    download: Download
+    backbone: Backbone
+    preprocess: Preprocess
+    features: Features
+    train_head: TrainHead
+    fine_tune: FineTune
+    evaluate: Evaluate
+    gate: Gate
+
+
+def load(path: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        PipelineError: the file cannot be read, is not YAML, or breaks the schema; the message
+            names each key at fault, its value, what is allowed, and the nearest known key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise PipelineError(f"{path}: expected YAML: {reason}") from error
+    try:
+        return Params.model_validate(content)
+    except pydantic.ValidationError as error:
+        faults = "; ".join(_explain(fault) for fault in error.errors())
+        raise PipelineError(f"{path}: {faults}") from None
+
+
+def keys(model: type[pydantic.BaseModel] = Params, prefix: str = "") -> list[str]:
+    """Return every key of the schema, sections included, dotted as DVC writes them."""
+    found = []
+    for name, field in model.model_fields.items():
+        found.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+            found += keys(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+def _explain(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, keys(), 1, cutoff=0.0)[0]
+        return f"unknown key {key}; nearest: {near}"
+    if fault["type"] == "missing":
+        return f"missing key {key}"
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "expected")
+    if message.startswith(f"{key}."):  # a check of a whole section names its key itself
+        return message
+    return f"{key} = {fault['input']!r}: {message}" if key else f"expected sections, got {message}"

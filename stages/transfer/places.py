@@ -1,0 +1,113 @@
+"""Where bytes come from: a mirror, a shared folder beside the project, then the official URLs.
+
+The digest decides whether a file is the right one; the place never does, and is written to no
+tracked file.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pooch
+import requests
+
+from stages.transfer.errors import PipelineError
+from stages.transfer.files import digest, replacing
+
+SHARED_MIRROR = Path("../shared/mirror")
+ATTEMPTS = 3
+TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
+
+Accept = Callable[[Path, str], str | None]
+
+
+def mirror_places(names: Sequence[str]) -> Iterator[str]:
+    """Yield where files of these names may lie off the internet, in the order of search.
+
+    Args:
+        names: file names that the wanted file goes by.
+
+    Yields:
+        Paths, or URLs where the environment variable MIRROR is one.
+    """
+    if mirror := os.environ.get("MIRROR"):
+        yield from (f"{mirror.rstrip('/')}/{name}" for name in names)
+    yield from (str(SHARED_MIRROR / name) for name in names)
+
+
+def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
+    """Copy or download a file from the first place that has it.
+
+    A place that has no such file, or cannot be reached, costs a line and the next is tried; so
+    does a URL that serves other bytes than are accepted. A file on disk with other bytes stops the
+    search: somebody put it there for this run.
+
+    Args:
+        places: paths and http(s) URLs, in the order of search.
+        target: where the file goes. Nothing is left there if no place serves.
+        accept: given the file and the place, returns why it is refused, or None if it is accepted.
+
+    Returns:
+        The place that served.
+
+    Raises:
+        PipelineError: a file on disk is refused, or no place serves.
+    """
+    refusals = []
+    for place in places:
+        is_url = place.startswith(("http://", "https://"))
+        if not is_url and not Path(place).is_file():
+            continue
+        try:
+            with replacing(target) as partial:
+                if is_url:
+                    _download(place, partial)
+                else:
+                    shutil.copyfile(place, partial)
+                if refusal := accept(partial, place):
+                    raise _RefusedError(refusal)
+                print(f"{target.name}: {place}, sha256 {digest(partial)}", flush=True)
+            return place
+        except (_RefusedError, OSError, requests.RequestException) as error:
+            refusals.append(f"{place}: {_reason(error)}")
+            if isinstance(error, _RefusedError) and not is_url:
+                raise PipelineError(refusals[-1]) from error
+            print(refusals[-1], flush=True)
+    raise PipelineError(
+        f"{target.name}: no place has it ({len(refusals)} tried). Set MIRROR to a folder that "
+        "holds it, or run `make demo`, which needs no download"
+    )
+
+
+class _RefusedError(Exception):
+    pass
+
+
+def _download(url: str, target: Path) -> None:
+    """Download with a progress bar; try again where the line, not the answer, was at fault."""
+    downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            downloader(url, str(target), None)
+            return
+        except requests.RequestException as error:
+            answered = error.response is not None and error.response.status_code < 500
+            if answered or attempt == ATTEMPTS:
+                raise
+            print(f"{url}: {_reason(error)}; attempt {attempt + 1} of {ATTEMPTS}", flush=True)
+            time.sleep(attempt)
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words what went wrong, without the chain of library names."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"HTTP {error.response.status_code}"
+    if isinstance(error, requests.Timeout):
+        return "timed out"
+    if isinstance(error, requests.ConnectionError):
+        return "cannot be reached, or broke off"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())
