@@ -43,6 +43,7 @@ def main(params: "Params") -> None:
         recipe.optimizer(own.learning_rate, own.epochs * len(train), own.warmup, own.weight_decay),
         recipe.loss(own.label_smoothing),
         metrics=["accuracy"],
+        jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
     result = training.fit(model, train, dev=dev, epochs=own.epochs, key="fine_tune")
     training.write_curve(result.curve, FINE_TUNE_CURVE)

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from stages.transfer import activations, backbones, classifier, cuts, recipe, training
+from stages.transfer import activations, backbones, classifier, cuts, recipe, storage, training
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.paths import (
     DATASET,
+    FEATURES,
     HEAD,
     HEAD_CURVE,
     WEIGHTS,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def main(params: "Params") -> None:
     """Write data/head/head.npz (kernel and bias) and its learning curve."""
+    storage.link_to_cache(FEATURES)
     own = params.train_head
     make_deterministic(own.seed)
     net = backbones.build(params.backbone.name, params.backbone.image_size, WEIGHTS)
@@ -40,7 +42,12 @@ def main(params: "Params") -> None:
 
     model = keras.Sequential([keras.Input(x.shape[1:]), recipe.head(classes)])
     steps = own.epochs * -(-len(x) // own.batch_size)
-    model.compile(recipe.optimizer(own.learning_rate, steps), recipe.loss(), metrics=["accuracy"])
+    model.compile(
+        recipe.optimizer(own.learning_rate, steps),
+        recipe.loss(),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
     result = training.fit(
         model,
         x,
