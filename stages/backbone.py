@@ -1,5 +1,6 @@
 """Stage 2: fetch the backbone's ImageNet weights, so that nothing after needs a network."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def main(params: "Params") -> None:
-    """Write data/backbone/backbone.weights.h5: the application's weights without its top."""
+    """Write data/backbone/backbone.weights.h5: the application's weights without its top.
+
+    They are loaded into the application and saved again, so that a file that does not fit is found
+    here, and what comes after need not know the two formats that such files come in.
+    """
     name, image_size = params.backbone.name, params.backbone.image_size
     if params.backbone.weights == "random":
         make_deterministic(0)
@@ -41,4 +46,10 @@ def main(params: "Params") -> None:
         return f"sha256 is {found}, expected one of backbone.sha256 in params.yaml"
 
     names = (official.name, f"{APPLICATIONS[name].module}_notop.weights.h5")
-    places.fetch([*places.mirror_places(names), official.url], WEIGHTS, accept)
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = Path(folder, official.name)
+        place = places.fetch([*places.mirror_places(names), official.url], fetched, accept)
+        # Keras tells the format by the name that the file had where it came from.
+        fetched = fetched.rename(fetched.with_name(Path(place).name))
+        with replacing(WEIGHTS) as partial:
+            backbones.build(name, image_size, fetched).save_weights(partial)

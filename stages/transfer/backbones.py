@@ -1,5 +1,6 @@
 """Backbones: an application from `keras.applications`, its weights, its preprocessing as layers."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -38,7 +39,8 @@ def build(name: str, image_size: int, weights: Path | None = None) -> keras.Mode
     Args:
         name: a key of `APPLICATIONS`.
         image_size: side of the square input, in pixels.
-        weights: a weights file for this application without its top; None leaves it random.
+        weights: a weights file for this application without its top, in the format that its name
+            tells Keras (.weights.h5, or .h5 as Keras publishes them); None leaves it random.
 
     Returns:
         A functional model: float32 (n, image_size, image_size, 3) -> float32 (n, h, w, channels).
@@ -50,9 +52,12 @@ def build(name: str, image_size: int, weights: Path | None = None) -> keras.Mode
     net = constructor(include_top=False, weights=None, input_shape=(image_size, image_size, 3))
     if weights is not None:
         try:
-            net.load_weights(weights)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            with warnings.catch_warnings():
+                # Keras only warns where a layer keeps its random weights.
+                warnings.simplefilter("error", UserWarning)
+                net.load_weights(weights)
+        except (OSError, ValueError, KeyError, UserWarning) as error:
+            reason = str(error).strip().splitlines()[0]
             raise PipelineError(
                 f"{weights}: expected the weights of {name} without its top, got: {reason} "
                 "(remove the file, or set backbone.name to the application that it belongs to)"
@@ -77,7 +82,9 @@ def official_weights(name: str, image_size: int) -> WeightsFile:
         asked = options.get("file_hash") or options.get("md5_hash")
         raise Asked(WeightsFile(fname, origin, asked))
 
-    with mock.patch.object(file_utils, "get_file", get_file):
+    with mock.patch.object(file_utils, "get_file", get_file), warnings.catch_warnings():
+        # Keras warns that it takes weights of another size; the file's name says so too.
+        warnings.simplefilter("ignore")
         try:
             getattr(keras.applications, name)(
                 include_top=False, weights="imagenet", input_shape=(image_size, image_size, 3)

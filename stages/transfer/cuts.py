@@ -19,7 +19,7 @@ def cut_points(net: keras.Model) -> list[str]:
     after reads it, so one sweep that counts the live tensors finds every cut point.
 
     Args:
-        net: a functional Keras model with one input and one output.
+        net: a functional Keras model with one input and one output, no layer used twice in it.
 
     Returns:
         Names of operations, in topological order; the input is left out, the output is included.

@@ -17,7 +17,15 @@ from stages.transfer.params import PARAMS
 from stages.transfer.paths import ARCHIVE
 
 PROJECT = Path(__file__).resolve().parents[2]
-COPIED = ("stages", "0-transfer.py", "dvc.yaml", "params.yaml", "requirements.txt")
+COPIED = (
+    ".dvcignore",
+    ".gitignore",
+    "0-transfer.py",
+    "data/.gitignore",
+    "dvc.yaml",
+    "requirements.txt",
+    "stages",
+)
 SETTINGS: dict[str, dict[str, Any]] = {
     "backbone": {"image_size": 32, "weights": "random", "cut": "block_2_add"},
     "features": {"views": 2},
@@ -46,6 +54,7 @@ def copy_project(
                 source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*")
             )
         else:
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy2(source, folder / name)
     (folder / ".dvc").mkdir()
     shutil.copy2(PROJECT / ".dvc/config", folder / ".dvc/config")

@@ -155,20 +155,20 @@ def load(path: Path = PARAMS) -> Params:
         raise PipelineError(f"{path}: {faults}") from None
 
 
-def keys(model: type[pydantic.BaseModel] = Params, prefix: str = "") -> list[str]:
+def key_names(model: type[pydantic.BaseModel] = Params, prefix: str = "") -> list[str]:
     """Return every key of the schema, sections included, dotted as DVC writes them."""
     found = []
     for name, field in model.model_fields.items():
         found.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
-            found += keys(field.annotation, f"{prefix}{name}.")
+            found += key_names(field.annotation, f"{prefix}{name}.")
     return found
 
 
 def _explain(fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, keys(), 1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(key, key_names(), 1, cutoff=0.0)[0]
         return f"unknown key {key}; nearest: {near}"
     if fault["type"] == "missing":
         return f"missing key {key}"

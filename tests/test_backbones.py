@@ -1,0 +1,70 @@
+"""Backbones: the table, the weights files, and preprocessing as layers."""
+
+import importlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from stages.transfer import backbones
+from stages.transfer.applications import APPLICATIONS
+from stages.transfer.errors import PipelineError
+
+ONE_OF_EACH = {a.preprocessing: a.name for a in reversed(APPLICATIONS.values())}
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH.values())
+def test_preprocessing_layers_equal_preprocess_input(name: str) -> None:
+    module = importlib.import_module(f"keras.applications.{APPLICATIONS[name].module}")
+    images = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
+    ours = images
+    for layer in backbones.preprocessing(APPLICATIONS[name].preprocessing):
+        ours = layer(ours)
+    theirs = module.preprocess_input(images.copy())
+    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_the_table_says_what_keras_says(name: str) -> None:
+    application = APPLICATIONS[name]
+    module = importlib.import_module(f"keras.applications.{application.module}")
+    constructor = getattr(module, name)
+    size = application.minimum_size - 1
+    with pytest.raises(ValueError, match="at least"):
+        constructor(include_top=False, weights=None, input_shape=(size, size, 3))
+    official = backbones.official_weights(name, 224)
+    assert official.url.startswith("https://")
+    assert official.url.endswith(official.name)
+
+
+def test_keras_has_no_hash_for_mobilenet_v2_and_a_file_for_each_size() -> None:
+    small, large = (backbones.official_weights("MobileNetV2", size) for size in (96, 224))
+    assert small.hash is large.hash is None
+    assert "96" in small.name
+    assert "224" in large.name
+    assert backbones.official_weights("DenseNet121", 96).hash
+
+
+def test_weights_survive_a_file_and_other_files_are_refused(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    first = backbones.build("MobileNetV2", 32)
+    first.save_weights(tmp_path / "a.weights.h5")
+    second = backbones.build("MobileNetV2", 64, tmp_path / "a.weights.h5")
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        assert (a == b).all()
+    for content in (b"", b"not HDF5" * 100):
+        (tmp_path / "b.weights.h5").write_bytes(content)
+        with pytest.raises(PipelineError, match="expected the weights of MobileNetV2") as error:
+            backbones.build("MobileNetV2", 32, tmp_path / "b.weights.h5")
+        assert "\n" not in str(error.value)
+    with pytest.raises(PipelineError, match="expected the weights of MobileNet "):
+        backbones.build("MobileNet", 32, tmp_path / "a.weights.h5")
+
+
+def test_raw_images_are_resized_and_scaled_inside() -> None:
+    identity = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Identity()])
+    model = backbones.on_raw_images(identity, "MobileNetV2", 64)
+    out = model(np.full((1, 32, 32, 3), 255, np.float32)).numpy()
+    assert out.shape == (1, 64, 64, 3)
+    np.testing.assert_allclose(out, 1.0)

@@ -1,0 +1,69 @@
+"""Cut points, on the real graphs of Keras Applications."""
+
+import keras
+import numpy as np
+import pytest
+
+from stages.transfer import cuts
+from stages.transfer.errors import PipelineError
+
+
+def net(name: str, size: int = 96) -> keras.Model:
+    constructor = getattr(keras.applications, name)
+    return constructor(include_top=False, weights=None, input_shape=(size, size, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "some", "none"),
+    [
+        ("MobileNetV2", ["block_5_add", "block_12_add", "out_relu"], ["block_5_project_BN"]),
+        ("ResNet50", ["conv2_block3_out", "conv4_block6_out"], ["conv4_block6_2_relu"]),
+        ("NASNetMobile", ["stem_bn1"], ["adjust_relu_1_0"]),
+        ("ConvNeXtTiny", ["convnext_tiny_stem"], ["convnext_tiny_stage_0_block_0_layernorm"]),
+    ],
+)
+def test_known_cut_points_are_found_and_branches_are_not(
+    name: str, some: list[str], none: list[str]
+) -> None:
+    found = cuts.cut_points(net(name))
+    assert set(some) <= set(found)
+    assert not set(none) & set(found)
+
+
+def test_every_cut_point_of_a_branching_net_splits_it_exactly() -> None:
+    """A net with two branches, a skip connection and a bare operation in its graph."""
+    keras.utils.set_random_seed(1)
+    x = image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(x)
+    a = keras.layers.Conv2D(4, 1, name="other_branch")(x)
+    b = keras.layers.Conv2D(4, 3, padding="same", name="branch")(x)
+    x = keras.ops.add(a, b)
+    skip = keras.layers.ReLU(name="relu")(x)
+    x = keras.layers.Add(name="merged")([skip, keras.layers.Conv2D(4, 1, name="inner")(skip)])
+    whole = keras.Model(image, keras.layers.Conv2D(2, 1, name="out")(x))
+
+    found = cuts.cut_points(whole)
+    assert found[:1] == ["stem"]
+    assert found[-1] == "out"
+    assert {"relu", "merged"} <= set(found)
+    assert not {"branch", "other_branch", "inner"} & set(found)
+    images = np.random.default_rng(1).random((3, 8, 8, 3), np.float32)
+    for cut in found:
+        prefix, suffix = cuts.split(whole, cut)
+        joined = suffix(prefix(images)).numpy()
+        np.testing.assert_allclose(joined, whole(images).numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cut", "offered"),
+    [
+        ("block_5_project_BN", "block_5_add, block_6_expand"),
+        ("block_5_ad", "block_5_add"),
+        ("Block5", "block_5"),
+    ],
+)
+def test_no_cut_point_names_the_nearest(cut: str, offered: str) -> None:
+    with pytest.raises(PipelineError) as error:
+        cuts.split(net("MobileNetV2"), cut)
+    assert f"backbone.cut = {cut!r} is no cut point" in str(error.value)
+    assert offered in str(error.value)

@@ -1,0 +1,92 @@
+"""params.yaml: every mistake costs one line that names it, before any work."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.transfer import params
+from stages.transfer.errors import PipelineError
+from tests.conftest import PROJECT, Project, one_line
+
+VALID = yaml.safe_load((PROJECT / "params.yaml").read_text())
+
+
+def changed(tmp_path: Path, section: str, key: str, value: Any) -> Path:
+    content = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    content[section][key] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_the_projects_own_file_is_valid() -> None:
+    loaded = params.load(PROJECT / "params.yaml")
+    assert loaded.model_dump() == VALID
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("fine_tune", "epochs", -1, "fine_tune.epochs = -1: expected greater than or equal to 0"),
+        ("fine_tune", "epochs", 1.5, "fine_tune.epochs = 1.5: expected a valid integer"),
+        ("fine_tune", "epochs", True, "fine_tune.epochs = True: expected a valid integer"),
+        ("fine_tune", "learning_rate", "fast", "fine_tune.learning_rate = 'fast': expected a num"),
+        ("fine_tune", "learning_rate", float("nan"), "fine_tune.learning_rate = nan: expected"),
+        ("fine_tune", "learning_rate", 0, "fine_tune.learning_rate = 0: expected greater than 0"),
+        ("fine_tune", "epoch", 3, "unknown key fine_tune.epoch; nearest: fine_tune.epochs"),
+        ("backbone", "name", "MobilNetV2", "expected an application that this pipeline serves: Mo"),
+        ("backbone", "name", "preprocess_input", "backbone.name = 'preprocess_input'"),
+        ("backbone", "image_size", 16, "backbone.image_size = 16: MobileNetV2 needs at least 32"),
+        ("backbone", "sha256", ["abc"], "backbone.sha256.0 = 'abc'"),
+        ("download", "sha256", [], "download.sha256 = []"),
+        ("gate", "minimum", 87, "gate.minimum = 87: expected less than or equal to 1"),
+    ],
+)
+def test_a_mistake_names_key_value_and_what_is_allowed(
+    tmp_path: Path, section: str, key: str, value: Any, said: str
+) -> None:
+    with pytest.raises(PipelineError, match=re.escape(said)) as error:
+        params.load(changed(tmp_path, section, key, value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "download: 3", "\x00"])
+def test_a_file_that_is_no_mapping_of_sections_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(PipelineError) as error:
+        params.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_missing_key_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"params.yaml: cannot be read"):
+        params.load(tmp_path / "params.yaml")
+    content = {name: dict(section) for name, section in VALID.items()}
+    del content["gate"]["minimum"], content["evaluate"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(PipelineError, match=r"missing key evaluate; missing key gate\.minimum"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_a_rate_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = (PROJECT / "params.yaml").read_text()
+    path.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 1e-3", text))
+    assert params.load(path).fine_tune.learning_rate == 0.001
+
+
+def test_every_stage_checks_the_whole_file_first(fresh: Project, tmp_path: Path) -> None:
+    project = fresh.copy(tmp_path)
+    project.set(gate={"minimun": 0.9})
+    for stage in ("check", "download", "gate"):
+        said = one_line(project.stage(stage))
+        assert said == "error: params.yaml: unknown key gate.minimun; nearest: gate.minimum"
+    assert not (project.folder / "data/raw").exists()
+
+
+def test_an_unknown_stage_is_named(fresh: Project) -> None:
+    assert "['train']: expected check or one of download" in one_line(fresh.stage("train"))

@@ -1,0 +1,36 @@
+"""Views of the training images."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.transfer.views import view
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+
+
+def test_the_first_is_plain_and_odd_ones_are_mirrored() -> None:
+    assert (view(IMAGES, 0, 4, 1) == IMAGES).all()
+    assert (view(IMAGES, 1, 0, 1) == IMAGES[:, :, ::-1]).all()
+    assert (view(IMAGES, 2, 0, 1) == IMAGES).all()
+
+
+@given(number=st.integers(1, 5), shift=st.integers(1, 16), seed=st.integers(0, 2**32 - 1))
+def test_each_image_is_moved_by_at_most_the_shift(number: int, shift: int, seed: int) -> None:
+    moved = view(IMAGES, number, shift, seed)
+    assert moved.shape == IMAGES.shape
+    assert moved.dtype == np.uint8
+    source = IMAGES[:, :, ::-1] if number % 2 else IMAGES
+    for before, after in zip(source, moved, strict=True):
+        padded = np.pad(before, ((shift, shift), (shift, shift), (0, 0)), mode="reflect")
+        assert any(
+            (padded[top : top + 32, left : left + 32] == after).all()
+            for top in range(2 * shift + 1)
+            for left in range(2 * shift + 1)
+        )
+
+
+def test_number_and_seed_decide_the_view() -> None:
+    assert (view(IMAGES, 1, 4, 7) == view(IMAGES, 1, 4, 7)).all()
+    assert (view(IMAGES, 1, 4, 7) != view(IMAGES, 1, 4, 8)).any()
+    assert (view(IMAGES, 1, 4, 7) != view(IMAGES, 3, 4, 7)).any()
