@@ -6,14 +6,18 @@ through DVC, so that what has been computed once is taken from its cache. `prepr
 nothing but NumPy: this file and cifar10.h5 can be used alone.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 CLASSES = 10
 MODEL = "cifar10.h5"
@@ -39,6 +43,8 @@ def preprocess_data(
     Raises:
         ValueError: a shape, a dtype or a value is none of these.
     """
+    import numpy as np  # here, so that `main` can start in a Python that has nothing
+
     images, labels = np.asarray(X), np.asarray(Y)
     if images.ndim != 4 or images.shape[1:] != (32, 32, 3):
         raise ValueError(f"X has shape {images.shape}, expected (m, 32, 32, 3)")

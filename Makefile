@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
 	@$(BIN)/python -m stages check
 	@$(DVC) repro evaluate
-	@$(DVC) metrics show --md
+	@$(DVC) metrics show --precision 4
 	@$(DVC) repro gate
 	@$(BIN)/python -m stages gate
 

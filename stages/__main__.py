@@ -6,12 +6,19 @@ it is no dependency in dvc.yaml. Until the environment is settled it uses the st
 only.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib
+import logging
 import os
 import subprocess
 import sys
 import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STAGES = (
     "download",
@@ -25,7 +32,7 @@ STAGES = (
 )
 
 
-def command_of(pid):  # type: ignore[no-untyped-def]
+def command_of(pid: int) -> tuple[int, list[str]]:
     """Return a process's parent and its command line, (0, []) if there is none."""
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -43,7 +50,7 @@ def command_of(pid):  # type: ignore[no-untyped-def]
         return (int(shown[0]), shown[1:]) if shown else (0, [])
 
 
-def python_of_dvc():  # type: ignore[no-untyped-def]
+def python_of_dvc() -> str | None:
     """Return the interpreter of the DVC process that this one descends from, or None.
 
     DVC runs a stage's command in a shell, where `python3` is whatever PATH says: without an
@@ -59,7 +66,7 @@ def python_of_dvc():  # type: ignore[no-untyped-def]
 
 
 @contextlib.contextmanager
-def quiet_stderr():  # type: ignore[no-untyped-def]
+def quiet_stderr() -> Iterator[None]:
     """Hold back what libraries print to stderr; show it only if the block fails.
 
     TensorFlow's C++ parts report a missing GPU and the like before any log level is in force, in a
@@ -80,7 +87,7 @@ def quiet_stderr():  # type: ignore[no-untyped-def]
             os.close(kept)
 
 
-def main(arguments):  # type: ignore[no-untyped-def]
+def main(arguments: list[str]) -> int:
     """Run a stage, or check params.yaml; return the exit status."""
     python = python_of_dvc()
     if python and os.path.dirname(python) != os.path.dirname(sys.executable):
@@ -103,9 +110,14 @@ def main(arguments):  # type: ignore[no-untyped-def]
         if arguments != ["check"]:
             with quiet_stderr():
                 stage = importlib.import_module(f"stages.{arguments[0]}")
+            # Keras warns each time that .h5 is a format of the past; it is the one asked for.
+            logging.getLogger("absl").setLevel(logging.ERROR)
             stage.main(checked)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, no permission, a file that is not there
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; `dvc repro` goes on from the last finished stage", file=sys.stderr)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.transfer import activations, backbones, classifier, cuts, recipe, training
+from stages.transfer import activations, backbones, batch_norm, classifier, cuts, recipe, training
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.paths import (
     DATASET,
@@ -31,10 +31,10 @@ def main(params: "Params") -> None:
 
     with np.load(DATASET) as data:
         y_train, y_dev, classes = data["y_train"], data["y_dev"], len(data["class_names"])
-    model = classifier.trainable_part(suffix, classes, own.dropout)
+    trained = batch_norm.for_training(suffix, own.batch_norm_momentum)
+    model = classifier.trainable_part(trained, classes, own.dropout)
     head = model.get_layer("logits")
     classifier.load_head(HEAD, head)
-    classifier.adapt_batch_norm(suffix, own.batch_norm_momentum)
 
     views = [activations.load(train_view(number)) for number in range(params.features.views)]
     train = activations.Batches(views, y_train, classes, own.batch_size, own.seed)
@@ -46,6 +46,7 @@ def main(params: "Params") -> None:
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
     result = training.fit(model, train, dev=dev, epochs=own.epochs, key="fine_tune")
+    suffix.set_weights(trained.get_weights())
     training.write_curve(result.curve, FINE_TUNE_CURVE)
     classifier.save(classifier.join(net, name, image_size, head), MODEL)
     print(f"fine-tuned: accuracy on dev {result.dev_accuracy:.4f}")

@@ -15,10 +15,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PROJECT = Path(__file__).resolve().parents[1]
 IMAGES_PER_BATCH = 60
 SETTINGS: dict[str, dict[str, Any]] = {
-    "backbone": {"image_size": 32, "weights": "random", "cut": "block_15_add"},
+    # Few variables, so that a step is quickly traced, and random features that do not vanish.
+    "backbone": {"name": "VGG16", "image_size": 32, "weights": "random", "cut": "block4_pool"},
     "features": {"views": 2},
     "train_head": {"epochs": 1, "batch_size": 50},
-    "fine_tune": {"epochs": 1, "batch_size": 50},
+    "fine_tune": {"epochs": 1, "batch_size": 50, "learning_rate": 0.0001},
     "gate": {"minimum": 0.0},
 }
 

@@ -34,21 +34,6 @@ def pooled_features(suffix: keras.Model) -> keras.Model:
     return keras.Model(suffix.input, pooled)
 
 
-def adapt_batch_norm(model: keras.Model, momentum: float) -> None:
-    """Let BatchNormalization layers follow the new data within the few steps that there are.
-
-    ImageNet nets keep 0.99 or more of their moving averages a step, so that after a short run these
-    still describe ImageNet while the weights have moved on, and inference is far below training.
-
-    Args:
-        model: its BatchNormalization layers are changed, nested ones too.
-        momentum: share of the old moving average that a step keeps, in [0, 1).
-    """
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum
-
-
 def join(net: keras.Model, name: str, image_size: int, head: keras.layers.Dense) -> keras.Model:
     """Join the whole net and the head into one model that takes raw images.
 

@@ -70,6 +70,9 @@ def split(net: keras.Model, cut: str) -> tuple[keras.Model, keras.Model]:
         )
     at_cut = next(op for op in net.operations if op.name == cut).output
     prefix = keras.Model(net.input, at_cut, name="prefix")
+    if at_cut is net.output:  # all of it is frozen; Keras builds no model without an operation
+        unchanged = keras.Input(net.output_shape[1:])
+        return prefix, keras.Model(unchanged, keras.layers.Identity()(unchanged), name="suffix")
     suffix = keras.Model(at_cut, net.output, name="suffix")
     return prefix, suffix
 
