@@ -4,7 +4,7 @@ import csv
 import importlib
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ from stages.transfer.paths import CONFUSION, DATASET, HEAD, METRICS, MODEL
 if TYPE_CHECKING:
     from stages.transfer.params import Params
 
+DIGITS = 6  # more would be the noise of float32
 preprocess_data = importlib.import_module("0-transfer").preprocess_data
 
 
@@ -56,5 +57,12 @@ def main(params: "Params") -> None:
         for actual, guess in zip(labels["test"], predicted["test"].argmax(axis=1), strict=True):
             writer.writerow([names[actual], names[guess]])
     with replacing(METRICS) as partial:
-        partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(rounded(metrics), indent=2, allow_nan=False) + "\n")
     print(f"{measures.METRIC} {metrics[measures.METRIC]:.4f}")
+
+
+def rounded(value: Any) -> Any:
+    """Return numbers, in dictionaries too, with the digits that mean something."""
+    if isinstance(value, dict):
+        return {name: rounded(inner) for name, inner in value.items()}
+    return round(value, DIGITS)

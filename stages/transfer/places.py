@@ -40,8 +40,8 @@ def mirror_places(names: Sequence[str]) -> Iterator[str]:
 def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
     """Copy or download a file from the first place that has it.
 
-    A place that has no such file, or cannot be reached, costs a line and the next is tried; so
-    does a URL that serves other bytes than are accepted. A file on disk with other bytes stops the
+    A URL that cannot be reached, or serves other bytes than are accepted, costs a line, and the
+    next place is tried. A file on disk with other bytes stops the
     search: somebody put it there for this run.
 
     Args:
@@ -59,6 +59,7 @@ def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
     for place in places:
         is_url = place.startswith(("http://", "https://"))
         if not is_url and not Path(place).is_file():
+            refusals.append(f"{place}: not there")
             continue
         try:
             with replacing(target) as partial:
@@ -76,7 +77,7 @@ def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
                 raise PipelineError(refusals[-1]) from error
             print(refusals[-1], flush=True)
     raise PipelineError(
-        f"{target.name}: no place has it ({len(refusals)} tried). Set MIRROR to a folder that "
+        f"{target.name}: no place has it ({'; '.join(refusals)}). Set MIRROR to a folder that "
         "holds it, or run `make demo`, which needs no download"
     )
 
