@@ -27,7 +27,12 @@ COPIED = (
     "stages",
 )
 SETTINGS: dict[str, dict[str, Any]] = {
-    "backbone": {"image_size": 32, "weights": "random", "cut": "block_2_add"},
+    "backbone": {
+        "name": "MobileNetV2",
+        "image_size": 32,
+        "weights": "random",
+        "cut": "block_2_add",
+    },
     "features": {"views": 2},
     "train_head": {"epochs": 5, "batch_size": 50, "learning_rate": 0.01},
     "fine_tune": {"epochs": 4, "batch_size": 50, "learning_rate": 0.003},
