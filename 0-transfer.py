@@ -67,7 +67,10 @@ def preprocess_data(
 def main() -> None:
     """Build, freeze, train the head, fine-tune, save."""
     use_project_environment()
-    from stages import backbone, download, features, fine_tune, preprocess, train_head
+    from stages.__main__ import quiet_stderr
+
+    with quiet_stderr():
+        from stages import backbone, download, features, fine_tune, preprocess, train_head
     from stages.transfer.reproduction import reproduce
 
     # The data: CIFAR-10, with part of its training images held out for every choice.
@@ -87,8 +90,17 @@ def main() -> None:
 
 def use_project_environment() -> None:
     """Go on in the project's `.venv` if this interpreter lacks what the stages need."""
+    if len(sys.argv) > 1:
+        sys.exit(f"error: {sys.argv[1:]}: expected no arguments; settings stand in params.yaml")
+    if not (PROJECT / "stages").is_dir():
+        sys.exit(f"error: training needs the whole project, {PROJECT} has no folder stages")
+    if not os.access(Path.cwd(), os.W_OK) or Path(MODEL).is_dir():
+        sys.exit(f"error: {Path.cwd() / MODEL} cannot be written; go to a folder where it can be")
+    mirror = os.environ.get("MIRROR")
+    if mirror and Path(mirror).is_dir():  # seen from here, not from the project
+        os.environ["MIRROR"] = str(Path(mirror).resolve())
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if all(importlib.util.find_spec(name) for name in ("dvc", "tensorflow", "pydantic")):
-        sys.path.insert(0, str(PROJECT))
         return
     python = PROJECT / ".venv/bin/python"
     if not python.exists() or os.environ.get(REENTERED):
@@ -101,8 +113,13 @@ def save(source: Path, target: Path) -> None:
     """Copy the finished model to where the user is, whole or not at all."""
     if not (target.exists() and target.samefile(source)):
         partial = target.with_name(f".partial-{target.name}")
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        except OSError as error:
+            sys.exit(f"error: {target}: {error.strerror}; the model is in {source}")
+        finally:
+            partial.unlink(missing_ok=True)
     print(f"saved {target}")
 
 
@@ -120,4 +137,7 @@ def provide_learning_phase() -> None:
 provide_learning_phase()
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the next run goes on from the last finished stage")

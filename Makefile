@@ -37,7 +37,7 @@ clean: ## remove the environment; `dvc gc -w` cleans the cache
 # A file inside .venv is the mark that its lock has been installed whole.
 .venv/runtime: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"error: Python is {v[0]}.{v[1]}, expected 3.11 to 3.13: make PYTHON=python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo 'installing $< into .venv'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

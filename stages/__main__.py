@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MOVED = "CIFAR10_TRANSFER_MOVED"
 STAGES = (
     "download",
     "backbone",
@@ -58,10 +60,14 @@ def python_of_dvc() -> str | None:
     """
     pid = os.getppid()
     while pid > 1:
-        pid, command = command_of(pid)
-        words = [os.path.basename(word) for word in command[1:3]]
-        if words[:1] == ["dvc"] or words == ["-m", "dvc"]:
-            return command[0] if os.path.isabs(command[0]) else None
+        parent, command = command_of(pid)
+        words = [os.path.basename(word) for word in command[1:8]]
+        if "dvc" in words and os.path.basename(command[0]).lower().startswith("python"):
+            if os.sep not in command[0]:
+                return shutil.which(command[0])
+            python = os.path.join(f"/proc/{pid}/cwd", command[0])  # as it is, if it is absolute
+            return os.path.join(os.path.realpath(os.path.dirname(python)), "python3")
+        pid = parent
     return None
 
 
@@ -78,6 +84,8 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except ImportError:  # its message says all
+            raise
         except BaseException:
             held.seek(0)
             os.write(kept, held.read())
@@ -87,36 +95,51 @@ def quiet_stderr() -> Iterator[None]:
             os.close(kept)
 
 
+def lacks(error: ImportError) -> int:
+    """Say what this interpreter lacks; return the exit status."""
+    print(
+        f"error: {sys.executable} has no module {error.name}; run `make reproduce`, or dvc from an "
+        "environment with requirements.txt installed",
+        file=sys.stderr,
+    )
+    return 1
+
+
 def main(arguments: list[str]) -> int:
     """Run a stage, or check params.yaml; return the exit status."""
     python = python_of_dvc()
-    if python and os.path.dirname(python) != os.path.dirname(sys.executable):
+    here = os.path.realpath(os.path.dirname(sys.executable))
+    if python and os.path.dirname(python) != here and not os.environ.pop(MOVED, None):
+        os.environ[MOVED] = "1"  # once: what a process list shows is not always what runs
         os.execv(python, [python, "-m", "stages", *arguments])  # noqa: S606
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
     try:
         from stages.transfer import params
         from stages.transfer.errors import PipelineError
     except ImportError as error:
-        print(
-            f"error: {sys.executable} has no module {error.name}; run `make reproduce`, or dvc "
-            "from an environment with requirements.txt installed",
-            file=sys.stderr,
-        )
-        return 1
+        return lacks(error)
     try:
         if arguments not in [["check"], *([stage] for stage in STAGES)]:
             raise PipelineError(f"{arguments}: expected check or one of {', '.join(STAGES)}")
         checked = params.load()
         if arguments != ["check"]:
-            with quiet_stderr():
-                stage = importlib.import_module(f"stages.{arguments[0]}")
+            try:
+                with quiet_stderr():
+                    stage = importlib.import_module(f"stages.{arguments[0]}")
+            except ImportError as error:
+                return lacks(error)
             # Keras warns each time that .h5 is a format of the past; it is the one asked for.
             logging.getLogger("absl").setLevel(logging.ERROR)
             stage.main(checked)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except OSError as error:  # a full disk, no permission, a file that is not there
+    except FileNotFoundError as error:
+        print(f"error: {error.filename} is missing; run `dvc repro`", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, no permission
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -20,9 +20,9 @@ def main(params: "Params") -> None:
     They are loaded into the application and saved again, so that a file that does not fit is found
     here, and what comes after need not know the two formats that such files come in.
     """
+    make_deterministic(0)
     name, image_size = params.backbone.name, params.backbone.image_size
     if params.backbone.weights == "random":
-        make_deterministic(0)
         with replacing(WEIGHTS) as partial:
             backbones.build(name, image_size).save_weights(partial)
         print(f"{name}: random weights, good for nothing but trying the pipeline")
@@ -45,7 +45,10 @@ def main(params: "Params") -> None:
             return None
         return f"sha256 is {found}, expected one of backbone.sha256 in params.yaml"
 
-    names = (official.name, f"{APPLICATIONS[name].module}_notop.weights.h5")
+    names = [official.name]
+    module = APPLICATIONS[name].module
+    if sum(application.module == module for application in APPLICATIONS.values()) == 1:
+        names.append(f"{module}_notop.weights.h5")  # where it can mean only this application
     with tempfile.TemporaryDirectory() as folder:
         fetched = Path(folder, official.name)
         place = places.fetch([*places.mirror_places(names), official.url], fetched, accept)

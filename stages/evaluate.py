@@ -11,6 +11,7 @@ import numpy as np
 
 from stages.transfer import measures
 from stages.transfer.determinism import make_deterministic
+from stages.transfer.errors import PipelineError
 from stages.transfer.files import replacing
 from stages.transfer.paths import CONFUSION, DATASET, HEAD, METRICS, MODEL
 
@@ -44,6 +45,8 @@ def main(params: "Params") -> None:
             x_p, batch_size=params.evaluate.batch_size, verbose=1 if sys.stdout.isatty() else 2
         )
 
+    if not all(np.isfinite(probabilities).all() for probabilities in predicted.values()):
+        raise PipelineError(f"{MODEL} gives NaN; train again with a lower fine_tune.learning_rate")
     metrics = {
         measures.METRIC: measures.accuracy(predicted["test"], labels["test"]),
         "val_loss": measures.cross_entropy(predicted["test"], labels["test"]),

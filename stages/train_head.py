@@ -34,8 +34,9 @@ def main(params: "Params") -> None:
     with np.load(DATASET) as data:
         y_train, y_dev, classes = data["y_train"], data["y_dev"], len(data["class_names"])
     # The frozen suffix's output is fixed too: once for each image, and the head trains in seconds.
-    chosen = activations.epoch_order(len(y_train), len(y_train), own.seed)[: own.images]
-    chosen.sort()
+    count = min(own.images, len(y_train))
+    chosen = np.random.default_rng(own.seed).choice(len(y_train), count, replace=False)
+    chosen.sort()  # read in the order of the file
     x = frozen.predict(activations.load(train_view(0))[chosen], verbose=2)
     x_dev = frozen.predict(activations.load(dev_features()), verbose=2)
     one_hot = np.eye(classes, dtype=np.float32)

@@ -1,6 +1,7 @@
 """Activations: stored as they are computed, read back once each epoch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -39,6 +40,11 @@ def test_an_order_has_each_image_once_and_chunks_stay_in_few_windows(
 ) -> None:
     order = activations.epoch_order(count, window, seed, chunk)
     assert sorted(order) == list(range(count))
+    window_of = np.empty(count, int)
+    window_of[order] = np.arange(count) // window
+    for start in range(0, count, chunk):
+        windows = window_of[start : start + chunk]
+        assert np.ptp(windows) <= -(-chunk // window)
     again = activations.epoch_order(count, window, seed, chunk)
     assert (order == again).all()
 
@@ -94,3 +100,13 @@ def test_epochs_and_seeds_differ() -> None:
     assert epoch(1, 0) == epoch(1, 0)
     assert epoch(1, 0) != epoch(1, 1)
     assert epoch(1, 0) != epoch(2, 0)
+
+
+def test_a_disk_that_is_too_small_is_an_error_before_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    model = keras.Sequential([keras.Input((2**10,)), keras.layers.Identity()])
+    with pytest.raises(PipelineError, match="test: needs 2 MiB, 1 MiB are free"):
+        activations.compute(model, np.ones((2**10, 2**10)), tmp_path / "a.npy", 2, "test")
+    assert not (tmp_path / "a.npy").exists()

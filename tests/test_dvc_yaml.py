@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from stages.__main__ import STAGES
-from stages.transfer import params
+from stages.transfer import params, paths
 from tests.conftest import PROJECT
 
 PIPELINE: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
@@ -18,7 +18,7 @@ LEAVES = {
     for key in params.key_names()
     if not any(other.startswith(f"{key}.") for other in params.key_names())
 }
-COMPUTING = ("preprocess", "features", "train_head", "fine_tune", "evaluate")
+COMPUTING = ("backbone", "preprocess", "features", "train_head", "fine_tune", "evaluate")
 
 
 def imports(path: Path) -> set[Path]:
@@ -131,6 +131,24 @@ def test_the_stages_are_those_of_the_launcher_in_its_order() -> None:
 def test_deps_hold_every_module_that_the_stage_imports(stage: str) -> None:
     deps = {dep for dep in PIPELINE[stage]["deps"] if dep.endswith(".py")}
     assert deps == code_of(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_data_deps_and_outs_are_the_paths_that_the_stage_names(stage: str) -> None:
+    tree = ast.parse((PROJECT / f"stages/{stage}.py").read_text())
+    named = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "stages.transfer.paths"
+        for alias in node.names
+    }
+    folders = {"train_view": paths.FEATURES, "dev_features": paths.FEATURES}
+    used = {str(folders.get(name) or getattr(paths, name)) for name in named}
+    spec = PIPELINE[stage]
+    deps = {dep for dep in spec["deps"] if not dep.endswith((".py", "requirements.txt"))}
+    outs = set(spec.get("outs", [])) | {m for d in spec.get("metrics", []) for m in d}
+    assert deps | outs == used
+    assert not deps & outs
 
 
 @pytest.mark.parametrize("stage", STAGES)

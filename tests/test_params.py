@@ -42,6 +42,9 @@ def test_the_projects_own_file_is_valid() -> None:
         ("backbone", "image_size", 16, "backbone.image_size = 16: MobileNetV2 needs at least 32"),
         ("backbone", "sha256", ["abc"], "backbone.sha256.0 = 'abc'"),
         ("download", "sha256", [], "download.sha256 = []"),
+        ("gate", "minimum", 10**400, "gate.minimum = 1000"),
+        ("evaluate", "batch_size", 10**26, "evaluate.batch_size = 1000"),
+        ("gate", "minimum", None, "gate.minimum = None: expected a number"),
         ("gate", "minimum", 87, "gate.minimum = 87: expected less than or equal to 1"),
     ],
 )
@@ -53,7 +56,10 @@ def test_a_mistake_names_key_value_and_what_is_allowed(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "download: 3", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1, 2]", "a: [", "download: 3", "\x00", "a: 2020-13-45", "[" * 3000, "a: " + "1" * 5000],
+)
 def test_a_file_that_is_no_mapping_of_sections_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)

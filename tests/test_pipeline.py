@@ -1,6 +1,7 @@
 """The whole pipeline under real DVC, on drawn images, from an environment that is not activated."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_outputs_hold_what_their_stages_promise(finished: Project) -> None:
         "class_accuracy",
     }
     assert metrics["val_accuracy"] == pytest.approx(
-        np.mean(list(metrics["class_accuracy"].values()))
+        np.mean(list(metrics["class_accuracy"].values())), abs=2e-6
     )
 
 
@@ -66,6 +67,8 @@ def test_what_a_change_reruns(project: Project) -> None:
     ran = reruns(fine_tune={"learning_rate": 0.002})
     assert ran[:2] == ["fine_tune", "evaluate"]
     assert set(ran) <= {"fine_tune", "evaluate", "gate"}  # gate only if the metrics moved
+    ran = reruns(train_head={"learning_rate": 0.02})
+    assert ran[:3] == after_features
     ran = reruns(features={"shift": 2})
     assert ran[:4] == ["features", *after_features]
     assert set(ran) <= {"features", *after_features, "gate"}
@@ -118,7 +121,10 @@ def test_overwriting_the_model_in_place_leaves_the_cache_alone(project: Project)
         assert model.read_bytes() == whole
 
 
-def test_features_are_stored_once(finished: Project) -> None:
+def test_features_are_stored_once(finished: Project, tmp_path: Path) -> None:
+    copy_on_write = ["cp", "--reflink=always", str(finished.folder / "dvc.yaml"), str(tmp_path)]
+    if subprocess.run(copy_on_write, capture_output=True, check=False).returncode == 0:
+        pytest.skip("this file system shares the blocks of copies: nothing to see")
     for path in (finished.folder / "data/features").iterdir():
         assert path.stat().st_nlink == 2, f"{path} and DVC's cache hold a copy each"
     assert (finished.folder / "cifar10.h5").stat().st_nlink == 1
@@ -171,11 +177,16 @@ def test_another_python_hands_over_to_the_projects_or_says_what_to_do(
     assert "make reproduce" in one_line(project.run(python, "0-transfer.py"))
     assert "requirements.txt" in one_line(project.run(python, "-m", "stages", "check"))
     # Under dvc the stages move to dvc's own environment, whatever `python3` is.
-    project.set(gate={"minimum": 0.02})
     path = f"{bare / 'bin'}:/usr/bin:/bin"
-    result = project.run(str(BIN / "dvc"), "repro", PATH=path)
-    assert result.returncode == 0, result.stderr
-    assert project.ran(result) == ["gate"]
+    for minimum, command in (
+        (0.02, [str(BIN / "dvc")]),
+        (0.03, [str(BIN / "python"), "-W", "ignore", "-m", "dvc"]),
+        (0.04, [os.path.relpath(BIN / "python", project.folder), "-m", "dvc"]),
+    ):
+        project.set(gate={"minimum": minimum})
+        result = project.run(*command, "repro", PATH=path)
+        assert result.returncode == 0, result.stderr
+        assert project.ran(result) == ["gate"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +203,7 @@ def test_a_setting_that_does_not_fit_leaves_nothing_half_written(
     shutil.rmtree(project.folder / "data/features")
     assert said in one_line(project.stage(stage))
     assert not (project.folder / "data/features").exists()
-    assert not list((project.folder / "data").glob(".partial*"))
+    assert not list((project.folder / "data").rglob(".partial*"))
 
 
 def test_a_damaged_dataset_is_one_line(fresh: Project, tmp_path: Path) -> None:

@@ -133,6 +133,32 @@ def test_mirror_comes_before_the_shared_folder(
     assert list(places.mirror_places(["a"])) == ["../shared/mirror/a"]
 
 
+def test_in_an_experiments_copy_the_shared_folder_is_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "project/.dvc/tmp/exps/standalone/tmp1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.delenv("MIRROR", raising=False)
+    (place,) = places.mirror_places(["a"])
+    assert Path(place).resolve() == tmp_path.resolve() / "shared/mirror/a"
+
+
+@pytest.mark.parametrize("mirror", ["/nowhere", "ftp://host/files", "http:/", __file__])
+def test_a_mirror_that_is_none_is_named(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRROR", mirror)
+    with pytest.raises(PipelineError, match="expected a folder, or a URL"):
+        list(places.mirror_places(["a"]))
+
+
+def test_a_target_that_cannot_be_written_is_not_the_places_fault(
+    tmp_path: Path, server: tuple[str, list[str]]
+) -> None:
+    (tmp_path / "data").write_text("a file where the folder belongs")
+    with pytest.raises(OSError, match="data"):
+        places.fetch([server[0] + "/good"], tmp_path / "data/file", only_good)
+
+
 def test_the_shared_folder_beside_the_project_is_found(fresh: Project, tmp_path: Path) -> None:
     project = fresh.copy(tmp_path)
     (tmp_path / "shared").mkdir()

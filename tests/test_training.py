@@ -65,6 +65,14 @@ def test_a_loss_that_is_no_number_stops_with_a_line() -> None:
         training.fit(small_model(), x, Y, dev=(X, Y), epochs=3, batch_size=20, key="fine_tune")
 
 
+def test_weights_that_blow_up_in_the_last_step_are_seen_on_dev() -> None:
+    model = small_model()
+    x_dev = X.copy()
+    x_dev[3] = np.inf
+    with pytest.raises(PipelineError, match=r"the val_loss became nan"):
+        training.fit(model, X, Y, dev=(x_dev, Y), epochs=1, batch_size=20, key="fine_tune")
+
+
 def test_a_curve_is_a_table_for_plots(tmp_path: Path) -> None:
     row = {"epoch": 1, "accuracy": 0.5, "loss": 1.0, "dev_accuracy": 0.25, "dev_loss": 2.0}
     training.write_curve([row], tmp_path / "curve.csv")

@@ -47,9 +47,7 @@ def test_it_prints_the_accuracy_of_metrics_json(finished: Project, tmp_path: Pat
     assert accuracy_of_the_check(finished.folder, tmp_path) == pytest.approx(measured, abs=5e-5)
 
 
-@pytest.mark.skipif(
-    not (PROJECT / "cifar10.h5").exists(), reason="needs `make reproduce`: the real cifar10.h5"
-)
+@pytest.mark.real
 def test_on_the_real_images_it_prints_what_the_gate_passed(tmp_path: Path) -> None:
     measured = json.loads((PROJECT / "metrics.json").read_text())["val_accuracy"]
     printed = accuracy_of_the_check(PROJECT, tmp_path)

@@ -1,5 +1,7 @@
 """Activations at the cut: computed once, stored as float16, read back in pieces while training."""
 
+import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,9 +32,15 @@ def compute(
         title: label of the progress bar.
 
     Raises:
-        PipelineError: an activation is beyond float16's range (65,504).
+        PipelineError: they do not fit on the disk, or one is beyond float16's range (65,504).
     """
     shape = (len(images), *prefix.output_shape[1:])
+    needed, free = 2 * math.prod(shape), shutil.disk_usage(path.parent).free
+    if needed > free:  # writing to a mapped file on a full disk would kill the process
+        raise PipelineError(
+            f"{title}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free on the disk;"
+            " free some, or choose a later backbone.cut"
+        )
     out = np.lib.format.open_memmap(path, "w+", np.float16, shape)
     with (
         tqdm(total=len(images), unit="image", desc=title, mininterval=2, leave=True) as progress,

@@ -51,6 +51,8 @@ def build(name: str, image_size: int, weights: Path | None = None) -> keras.Mode
     constructor = getattr(keras.applications, name)
     net = constructor(include_top=False, weights=None, input_shape=(image_size, image_size, 3))
     if weights is not None:
+        if not weights.exists():
+            raise PipelineError(f"{weights} is missing; run `dvc repro`")
         try:
             with warnings.catch_warnings():
                 # Keras only warns where a layer keeps its random weights.

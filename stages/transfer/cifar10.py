@@ -69,6 +69,8 @@ def read(archive: Path) -> Cifar10:
         PipelineError: not a whole tar file, a member is missing, twice there or too large, a
             pickle asks for anything but arrays, or an array or label is not CIFAR-10's.
     """
+    if not archive.exists():
+        raise PipelineError(f"{archive} is missing; run `dvc repro`")
     wanted = {*TRAIN_BATCHES, TEST_BATCH, META}
     members: dict[str, dict[bytes, Any]] = {}
     try:
@@ -87,7 +89,8 @@ def read(archive: Path) -> Cifar10:
                     )
                 members[name] = _unpickle(file, f"{archive}: {name}")
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise PipelineError(f"{archive}: not a whole tar.gz archive: {error}") from error
+        reason = " ".join(str(error).split())
+        raise PipelineError(f"{archive}: not a whole tar.gz archive: {reason}") from error
     if missing := sorted(wanted - members.keys()):
         raise PipelineError(f"{archive}: lacks {', '.join(missing)}; expected all of CIFAR-10")
 

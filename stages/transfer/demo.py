@@ -12,12 +12,15 @@ from typing import Any
 import yaml
 
 from stages.transfer import synthetic
+from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest
-from stages.transfer.params import PARAMS
+from stages.transfer.params import PARAMS, load
 from stages.transfer.paths import ARCHIVE
 
 PROJECT = Path(__file__).resolve().parents[2]
 COPIED = (
+    ".dvc/.gitignore",
+    ".dvc/config",
     ".dvcignore",
     ".gitignore",
     "0-transfer.py",
@@ -61,8 +64,6 @@ def copy_project(
         else:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy2(source, folder / name)
-    (folder / ".dvc").mkdir()
-    shutil.copy2(PROJECT / ".dvc/config", folder / ".dvc/config")
     # The copy has no Git repository, which DVC has to be told.
     with (folder / ".dvc/config.local").open("w") as config:
         config.write("[core]\n    no_scm = true\n")
@@ -78,6 +79,7 @@ def copy_project(
 
 def main() -> int:
     """Run the demo; return the exit status of the pipeline."""
+    load(PROJECT / PARAMS)
     with tempfile.TemporaryDirectory(prefix="cifar10-demo-") as temporary:
         folder, mirror = Path(temporary, "project"), Path(temporary, "mirror")
         copy_project(folder, mirror, 300, SETTINGS)
@@ -97,4 +99,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -9,5 +9,8 @@ def make_deterministic(seed: int) -> None:
 
     The same machine then gives the same bits; another processor may round otherwise.
     """
+    # A user's ~/.keras/keras.json may say otherwise.
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()

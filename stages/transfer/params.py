@@ -27,7 +27,7 @@ def _number(value: Any) -> Any:
         raise ValueError("expected a number")
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("expected a number") from None
 
 
@@ -35,8 +35,8 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Rate = Annotated[Number, Field(gt=0, le=1)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-CountOrNone = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 
@@ -88,7 +88,7 @@ class Features(_Section):
 class TrainHead(_Section):
     """How the new head is trained, everything below it frozen."""
 
-    epochs: CountOrNone
+    epochs: CountOrZero
     images: Count
     batch_size: Count
     learning_rate: Rate
@@ -98,7 +98,7 @@ class TrainHead(_Section):
 class FineTune(_Section):
     """How head and suffix are trained together."""
 
-    epochs: CountOrNone
+    epochs: CountOrZero
     batch_size: Count
     learning_rate: Rate
     warmup: Share
@@ -145,7 +145,7 @@ def load(path: Path = PARAMS) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise PipelineError(f"{path}: expected YAML: {reason}") from error
     try:
@@ -174,6 +174,10 @@ def _explain(fault: Any) -> str:
         return f"missing key {key}"
     message = fault["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "expected")
+    if fault["type"] == "string_pattern_mismatch":
+        message = "expected 64 hexadecimal digits in lower case"
+    if fault["type"] == "model_type":
+        message = "expected keys with values" if key else "expected sections with keys"
     if message.startswith(f"{key}."):  # a check of a whole section names its key itself
         return message
-    return f"{key} = {fault['input']!r}: {message}" if key else f"expected sections, got {message}"
+    return f"{key} = {fault['input']!r:.80}: {message}" if key else message

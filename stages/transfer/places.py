@@ -4,6 +4,7 @@ The digest decides whether a file is the right one; the place never does, and is
 tracked file.
 """
 
+import errno
 import os
 import shutil
 import time
@@ -17,7 +18,9 @@ from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest, replacing
 
 SHARED_MIRROR = Path("../shared/mirror")
+EXPERIMENTS = "/.dvc/tmp/exps/"  # where DVC makes temporary copies of a project
 ATTEMPTS = 3
+URL_STARTS = ("http://", "https://")
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 
 Accept = Callable[[Path, str], str | None]
@@ -31,10 +34,17 @@ def mirror_places(names: Sequence[str]) -> Iterator[str]:
 
     Yields:
         Paths, or URLs where the environment variable MIRROR is one.
+
+    Raises:
+        PipelineError: MIRROR is neither a folder nor an http(s) URL.
     """
     if mirror := os.environ.get("MIRROR"):
+        if not Path(mirror).is_dir() and not mirror.startswith(URL_STARTS):
+            raise PipelineError(f"MIRROR = {mirror!r}: expected a folder, or a URL with http(s)://")
         yield from (f"{mirror.rstrip('/')}/{name}" for name in names)
-    yield from (str(SHARED_MIRROR / name) for name in names)
+    project, in_experiment, _ = str(Path.cwd()).partition(EXPERIMENTS)
+    shared = Path(project) / SHARED_MIRROR if in_experiment else SHARED_MIRROR
+    yield from (str(shared / name) for name in names)
 
 
 def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
@@ -54,10 +64,12 @@ def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
 
     Raises:
         PipelineError: a file on disk is refused, or no place serves.
+        OSError: the target cannot be written.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     refusals = []
     for place in places:
-        is_url = place.startswith(("http://", "https://"))
+        is_url = place.startswith(URL_STARTS)
         if not is_url and not Path(place).is_file():
             refusals.append(f"{place}: not there")
             continue
@@ -72,6 +84,9 @@ def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
                 print(f"{target.name}: {place}, sha256 {digest(partial)}", flush=True)
             return place
         except (_RefusedError, OSError, requests.RequestException) as error:
+            unwritable = is_url and not isinstance(error, _RefusedError | requests.RequestException)
+            if unwritable or getattr(error, "errno", None) == errno.ENOSPC:
+                raise
             refusals.append(f"{place}: {_reason(error)}")
             if isinstance(error, _RefusedError) and not is_url:
                 raise PipelineError(refusals[-1]) from error

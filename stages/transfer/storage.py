@@ -8,7 +8,7 @@ that reads them first.
 
 from pathlib import Path
 
-from dvc.exceptions import DvcException
+from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
 
 LINKS = ["reflink", "hardlink", "symlink", "copy"]
@@ -28,5 +28,7 @@ def link_to_cache(path: Path) -> None:
             chosen = repo.config["cache"].get("type")
         with Repo(config={"cache": {"type": chosen or LINKS}}) as repo:
             repo.checkout([str(path)], relink=True, force=False)
+    except NotDvcRepoError:
+        return  # the stage is run by hand, in a folder without DVC
     except (DvcException, OSError) as error:
         print(f"{path}: stays a copy beside DVC's cache: {error}", flush=True)

@@ -66,11 +66,12 @@ def fit(
         shuffle=y is not None,  # a dataset brings its own order
         verbose=1 if sys.stdout.isatty() else 2,
     ).history
-    if not np.isfinite(history["loss"]).all():
-        raise PipelineError(
-            f"{key}: the loss became {history['loss'][-1]} in epoch {len(history['loss'])}; "
-            f"lower {key}.learning_rate"
-        )
+    for loss in ("loss", "val_loss"):
+        if not np.isfinite(history[loss]).all():
+            raise PipelineError(
+                f"{key}: the {loss} became {history[loss][-1]} in epoch {len(history[loss])}; "
+                f"lower {key}.learning_rate"
+            )
     names = {"accuracy": "accuracy", "loss": "loss"}
     names |= {f"dev_{name}": f"val_{name}" for name in names}
     curve = [
