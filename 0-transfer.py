@@ -66,6 +66,7 @@ def preprocess_data(
 
 def main() -> None:
     """Build, freeze, train the head, fine-tune, save."""
+    check_surroundings()
     use_project_environment()
     from stages.__main__ import quiet_stderr
 
@@ -88,8 +89,8 @@ def main() -> None:
     save(PROJECT / MODEL, Path.cwd() / MODEL)
 
 
-def use_project_environment() -> None:
-    """Go on in the project's `.venv` if this interpreter lacks what the stages need."""
+def check_surroundings() -> None:
+    """Refuse in one line, before any work, what would fail after minutes of it."""
     if len(sys.argv) > 1:
         sys.exit(f"error: {sys.argv[1:]}: expected no arguments; settings stand in params.yaml")
     if not (PROJECT / "stages").is_dir():
@@ -99,6 +100,10 @@ def use_project_environment() -> None:
     mirror = os.environ.get("MIRROR")
     if mirror and Path(mirror).is_dir():  # seen from here, not from the project
         os.environ["MIRROR"] = str(Path(mirror).resolve())
+
+
+def use_project_environment() -> None:
+    """Go on in the project's `.venv` if this interpreter lacks what the stages need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if all(importlib.util.find_spec(name) for name in ("dvc", "tensorflow", "pydantic")):
         return

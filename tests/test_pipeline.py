@@ -228,3 +228,13 @@ def test_the_demo_finishes_and_says_what_it_is_worth(fresh: Project) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Its accuracy means nothing" in result.stdout
     assert "| metrics.json |" in result.stdout
+
+
+def test_0_transfer_refuses_before_any_work(fresh: Project, tmp_path: Path) -> None:
+    script = str(fresh.folder / "0-transfer.py")
+    assert "expected no arguments" in one_line(fresh.run(sys.executable, script, "--epochs=3"))
+    shutil.copy(script, tmp_path)
+    alone = Project(tmp_path, fresh.mirror)
+    assert "has no folder stages" in one_line(alone.run(sys.executable, "0-transfer.py"))
+    (tmp_path / "cifar10.h5").mkdir()
+    assert "cannot be written" in one_line(alone.run(sys.executable, script))
