@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.transfer import activations, backbones, cuts
+from stages.transfer import activations, backbones, parts
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.files import replacing
 from stages.transfer.paths import DATASET, FEATURES, WEIGHTS, dev_features, train_view
@@ -19,9 +19,8 @@ def main(params: "Params") -> None:
     make_deterministic(params.features.seed)
     name, image_size = params.backbone.name, params.backbone.image_size
     net = backbones.build(name, image_size, WEIGHTS)
-    prefix, _ = cuts.split(net, params.backbone.cut)
-    prefix.trainable = False  # frozen: this pass, with fixed weights, is the only one it needs
-    frozen = backbones.on_raw_images(prefix, name, image_size)
+    # The weights in it stay fixed: this pass is the only one it needs.
+    frozen = parts.frozen_part(net, name, image_size, params.backbone.cut)
 
     with np.load(DATASET) as data:
         x_train, x_dev = data["x_train"], data["x_dev"]

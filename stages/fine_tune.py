@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.transfer import activations, backbones, batch_norm, classifier, cuts, recipe, training
+from stages.transfer import activations, backbones, batch_norm, classifier, parts, recipe, training
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.paths import (
     DATASET,
@@ -19,6 +19,8 @@ from stages.transfer.paths import (
 if TYPE_CHECKING:
     from stages.transfer.params import Params
 
+RE_ESTIMATION = 10_000  # images, so that the averages are over many batches
+
 
 def main(params: "Params") -> None:
     """Write cifar10.h5 (raw images in, probabilities out, compiled) and the learning curve."""
@@ -26,12 +28,11 @@ def main(params: "Params") -> None:
     make_deterministic(own.seed)
     name, image_size = params.backbone.name, params.backbone.image_size
     net = backbones.build(name, image_size, WEIGHTS)
-    prefix, suffix = cuts.split(net, params.backbone.cut)
-    prefix.trainable = False  # its activations are on disk; only what comes after is trained
+    suffix = parts.trained_part(net, name, image_size, params.backbone.cut)
 
     with np.load(DATASET) as data:
         y_train, y_dev, classes = data["y_train"], data["y_dev"], len(data["class_names"])
-    trained = batch_norm.for_training(suffix, own.batch_norm_momentum)
+    trained = batch_norm.for_training(suffix, own.batch_norm, own.batch_norm_momentum)
     model = classifier.trainable_part(trained, classes, own.dropout)
     head = model.get_layer("logits")
     classifier.load_head(HEAD, head)
@@ -46,7 +47,11 @@ def main(params: "Params") -> None:
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
     result = training.fit(model, train, dev=dev, epochs=own.epochs, key="fine_tune")
-    suffix.set_weights(trained.get_weights())
+    if own.batch_norm == "re-estimated":
+        sample = range(min(len(train), RE_ESTIMATION // own.batch_size + 1))
+        batch_norm.re_estimate(trained, (train[i][0] for i in sample))
+    batch_norm.copy_weights(trained, suffix)
     training.write_curve(result.curve, FINE_TUNE_CURVE)
-    classifier.save(classifier.join(net, name, image_size, head), MODEL)
-    print(f"fine-tuned: accuracy on dev {result.dev_accuracy:.4f}")
+    joined = classifier.join(net, name, image_size, head, own.test_time_flip)
+    classifier.save(joined, MODEL)
+    print(f"fine-tuned: accuracy on dev {result.dev_accuracy:.4f}, before any averaging")

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from stages.transfer import activations, backbones, classifier, cuts, recipe, storage, training
+from stages.transfer import activations, backbones, classifier, parts, recipe, storage, training
 from stages.transfer.determinism import make_deterministic
+from stages.transfer.folding import folded
 from stages.transfer.paths import (
     DATASET,
     FEATURES,
@@ -26,10 +27,10 @@ def main(params: "Params") -> None:
     storage.link_to_cache(FEATURES)
     own = params.train_head
     make_deterministic(own.seed)
-    net = backbones.build(params.backbone.name, params.backbone.image_size, WEIGHTS)
-    _, suffix = cuts.split(net, params.backbone.cut)
-    frozen = classifier.pooled_features(suffix)
-    frozen.trainable = False
+    name, image_size = params.backbone.name, params.backbone.image_size
+    net = backbones.build(name, image_size, WEIGHTS)
+    suffix = parts.trained_part(net, name, image_size, params.backbone.cut)
+    frozen = folded(classifier.pooled_features(suffix))
 
     with np.load(DATASET) as data:
         y_train, y_dev, classes = data["y_train"], data["y_dev"], len(data["class_names"])
@@ -37,8 +38,8 @@ def main(params: "Params") -> None:
     count = min(own.images, len(y_train))
     chosen = np.random.default_rng(own.seed).choice(len(y_train), count, replace=False)
     chosen.sort()  # read in the order of the file
-    x = frozen.predict(activations.load(train_view(0))[chosen], verbose=2)
-    x_dev = frozen.predict(activations.load(dev_features()), verbose=2)
+    x = frozen.predict(activations.load(train_view(0))[chosen], verbose=0)
+    x_dev = frozen.predict(activations.load(dev_features()), verbose=0)
     one_hot = np.eye(classes, dtype=np.float32)
 
     model = keras.Sequential([keras.Input(x.shape[1:]), recipe.head(classes)])

@@ -66,6 +66,22 @@ def test_the_saved_model_takes_raw_images_and_gives_float32_probabilities() -> N
     np.testing.assert_allclose(out, joined.predict(IMAGES, verbose=0), rtol=1e-5, atol=1e-7)
 
 
+def test_test_time_flip_averages_an_image_and_its_mirror_image(tmp_path: Path) -> None:
+    net, _, part, joined = parts("MobileNetV2")
+    both = classifier.join(net, "MobileNetV2", 32, part.get_layer("logits"), test_time_flip=True)
+    mirrored = IMAGES[:, :, ::-1]
+    expected = (joined.predict(IMAGES, verbose=0) + joined.predict(mirrored, verbose=0)) / 2
+    given = both.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-7)
+    assert abs(given - joined.predict(IMAGES, verbose=0)).max() > 1e-3
+    np.testing.assert_allclose(both.predict(mirrored, verbose=0), given, rtol=1e-4, atol=1e-6)
+
+    classifier.save(both, tmp_path / "both.h5")
+    loaded = keras.models.load_model(tmp_path / "both.h5")
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), given, rtol=1e-5, atol=1e-7)
+    assert loaded.evaluate(IMAGES, np.eye(10)[[0] * 8], verbose=0, return_dict=True)["accuracy"] < 1
+
+
 def test_training_the_part_trains_the_join_and_leaves_the_prefix() -> None:
     net, prefix, part, joined = parts("MobileNetV2")
     before = {w.path: w.numpy() for w in net.weights}

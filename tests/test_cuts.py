@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stages.transfer import cuts
 from stages.transfer.errors import PipelineError
@@ -11,6 +13,9 @@ from stages.transfer.errors import PipelineError
 def net(name: str, size: int = 96) -> keras.Model:
     constructor = getattr(keras.applications, name)
     return constructor(include_top=False, weights=None, input_shape=(size, size, 3))
+
+
+MOBILENET = net("MobileNetV2")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,46 @@ def test_every_cut_point_of_a_branching_net_splits_it_exactly() -> None:
 )
 def test_no_cut_point_names_the_nearest(cut: str, offered: str) -> None:
     with pytest.raises(PipelineError) as error:
-        cuts.split(net("MobileNetV2"), cut)
+        cuts.choose(net("MobileNetV2"), cut)
     assert f"backbone.cut = {cut!r} is no cut point" in str(error.value)
     assert offered in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "chosen"),
+    [
+        ("MobileNetV2", "auto", "block_5_add"),  # 12x12x32, as block_4_add, but later
+        ("MobileNetV2", 0.5, "block_8_add"),
+        ("MobileNetV2", "all", "out_relu"),
+        ("MobileNetV2", 1.0, "block_16_project_BN"),  # a quarter of out_relu's activations
+        ("MobileNetV2", "block_2_add", "block_2_add"),
+        ("MobileNetV2", 0, "Conv1"),  # nothing before the first
+        ("ResNet50", "auto", "conv3_block3_out"),
+        ("NASNetMobile", "auto", "stem_bn1"),  # far below the share: there is none nearer
+    ],
+)
+def test_the_cut_is_chosen_by_the_share_that_is_frozen(
+    name: str, cut: str | float, chosen: str
+) -> None:
+    assert cuts.choose(net(name), cut) == chosen
+
+
+def test_the_frozen_share_is_that_of_the_multiplications() -> None:
+    x = image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="a")(x)  # 8 * 8 * 3 * 3 * 3 * 4 = 6912
+    x = keras.layers.BatchNormalization(name="none")(x)
+    x = keras.layers.DepthwiseConv2D(3, strides=2, padding="same", name="b")(x)  # 16 * 36 = 576
+    x = keras.layers.SeparableConv2D(8, 3, padding="same", name="c")(x)  # 16 * (36 + 32) = 1088
+    x = keras.layers.Dense(2, name="d")(x)  # 16 * 16 = 256
+    total = 6912 + 576 + 1088 + 256
+    shares = cuts.frozen_share(keras.Model(image, x))
+    assert list(shares) == ["a", "none", "b", "c", "d"]
+    assert [round(s * total) for s in shares.values()] == [6912, 6912, 7488, 8576, 8832]
+
+
+@given(share=st.floats(0, 1))
+def test_every_share_chooses_a_cut_that_keeps_it(share: float) -> None:
+    shares = cuts.frozen_share(MOBILENET)
+    chosen = cuts.choose(MOBILENET, share)
+    assert shares[chosen] <= share or chosen == next(iter(shares))
+    assert shares[chosen] >= min(share - cuts.WINDOW, max(shares.values())) - 1e-9

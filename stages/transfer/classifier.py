@@ -34,7 +34,13 @@ def pooled_features(suffix: keras.Model) -> keras.Model:
     return keras.Model(suffix.input, pooled)
 
 
-def join(net: keras.Model, name: str, image_size: int, head: keras.layers.Dense) -> keras.Model:
+def join(
+    net: keras.Model,
+    name: str,
+    image_size: int,
+    head: keras.layers.Dense,
+    test_time_flip: bool = False,
+) -> keras.Model:
     """Join the whole net and the head into one model that takes raw images.
 
     Args:
@@ -42,6 +48,8 @@ def join(net: keras.Model, name: str, image_size: int, head: keras.layers.Dense)
         name: the application, a key of `APPLICATIONS`.
         image_size: side of the net's input, in pixels.
         head: the trained last layer, pooled features -> logits.
+        test_time_flip: average the probabilities of the image and of its mirror image, which
+            doubles the work of inference.
 
     Returns:
         A model compiled with accuracy: images (n, 32, 32, 3) in [0, 255] -> probabilities, float32
@@ -51,8 +59,26 @@ def join(net: keras.Model, name: str, image_size: int, head: keras.layers.Dense)
     pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(backbone.output)
     probabilities = keras.layers.Softmax(name="probabilities")(head(pooled))
     model = keras.Model(backbone.input, probabilities, name="cifar10")
+    if test_time_flip:
+        images = keras.Input((32, 32, 3), name="images")
+        both = [model(images), model(mirrored(images))]
+        averaged = keras.layers.Average(name="average")(both)
+        model = keras.Model(images, averaged, name="cifar10_and_mirrored")
     model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
     return model
+
+
+def mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
+    """Mirror images left to right, (n, 32, 32, 3), with layers that every .h5 can hold.
+
+    `keras.ops.flip` would not load again, so columns are exchanged by a fixed permutation matrix.
+    """
+    columns = images.shape[2]
+    exchange = keras.layers.Dense(columns, use_bias=False, trainable=False, name="exchange_columns")
+    exchange.build((None, None, None, columns))
+    exchange.set_weights([np.eye(columns)[::-1]])
+    columns_last = keras.layers.Permute((1, 3, 2), name="columns_last")(images)
+    return keras.layers.Permute((1, 3, 2), name="channels_last")(exchange(columns_last))
 
 
 def save(model: keras.Model, path: Path) -> None:

@@ -6,10 +6,20 @@ residual additions (ConvNeXt's, say) are operations of the graph but not layers 
 """
 
 import difflib
+import itertools
+import math
 
 import keras
 
 from stages.transfer.errors import PipelineError
+
+# The share of the forward pass that "auto" freezes: what comes out of MobileNetV2 at it is
+# block_5_add, chosen among cuts on dev (see the README). Within a window below the share the cut
+# point with the smallest output is taken, because that is what is stored for each image.
+AUTO = 0.4
+WINDOW = 0.1
+
+Cut = str | float
 
 
 def cut_points(net: keras.Model) -> list[str]:
@@ -48,26 +58,77 @@ def cut_points(net: keras.Model) -> list[str]:
     return names
 
 
+def frozen_share(net: keras.Model) -> dict[str, float]:
+    """Return for each cut point the share of the forward pass's multiplications up to it.
+
+    Args:
+        net: a functional Keras model as `cut_points` takes it.
+
+    Returns:
+        The cut points in topological order, each with a share in [0, 1].
+    """
+    points = set(cut_points(net))
+    costs = {operation.name: multiplications(operation) for operation in net.operations}
+    total = sum(costs.values()) or 1
+    so_far = itertools.accumulate(costs.values())
+    return {name: cost / total for name, cost in zip(costs, so_far, strict=True) if name in points}
+
+
+def multiplications(operation: keras.Operation) -> int:
+    """Return how many multiplications an operation does for one image with its kernels.
+
+    A kernel (all weights but biases, scales and averages, which are vectors) is applied at each
+    position of the output. Attention, pooling and activations are not counted.
+    """
+    if not isinstance(operation, keras.layers.Layer) or isinstance(operation.output, list):
+        return 0
+    positions = math.prod(operation.output.shape[1:-1])
+    return positions * sum(math.prod(w.shape) for w in operation.weights if len(w.shape) > 1)
+
+
+def choose(net: keras.Model, cut: Cut) -> str:
+    """Return the name of the cut point that a setting of `backbone.cut` means.
+
+    Args:
+        net: a functional Keras model as `cut_points` takes it.
+        cut: the name of a cut point; "all", the output; a share in [0, 1] of the forward pass that
+            is to be frozen at the most; or "auto", the share `AUTO`. Of the cut points within
+            `WINDOW` below the share the one with the fewest activations is taken, of equals the
+            last; where there is none, the nearest before; before all of them, the first.
+
+    Raises:
+        PipelineError: `cut` names no cut point of the net.
+    """
+    shares = frozen_share(net)
+    points = list(shares)
+    if cut == "all":
+        return points[-1]
+    if cut == "auto":
+        cut = AUTO
+    if isinstance(cut, str):
+        if cut not in points:
+            raise PipelineError(
+                f"backbone.cut = {cut!r} is no cut point of {net.name}; "
+                f"nearest: {', '.join(nearest(cut, points, net))} (or auto, none, all, a share)"
+            )
+        return cut
+    size = {o.name: math.prod(o.output.shape[1:]) for o in net.operations if o.name in shares}
+    below = [name for name in points if shares[name] <= cut] or points[:1]
+    window = [name for name in below if shares[name] >= cut - WINDOW] or below[-1:]
+    return min(reversed(window), key=lambda name: size[name])
+
+
 def split(net: keras.Model, cut: str) -> tuple[keras.Model, keras.Model]:
     """Split a net at a cut point. The two parts share their layers and weights with the net.
 
     Args:
         net: a functional Keras model with one input and one output.
-        cut: the name of a cut point.
+        cut: the name of a cut point, as `choose` returns it.
 
     Returns:
         prefix, from the net's input to the cut, and suffix, from the cut to the net's output:
         `suffix(prefix(x))` equals `net(x)`.
-
-    Raises:
-        PipelineError: `cut` is not a cut point of the net.
     """
-    points = cut_points(net)
-    if cut not in points:
-        raise PipelineError(
-            f"backbone.cut = {cut!r} is no cut point of {net.name}; "
-            f"nearest: {', '.join(nearest(cut, points, net))}"
-        )
     at_cut = next(op for op in net.operations if op.name == cut).output
     prefix = keras.Model(net.input, at_cut, name="prefix")
     if at_cut is net.output:  # all of it is frozen; Keras builds no model without an operation

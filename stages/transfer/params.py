@@ -31,6 +31,14 @@ def _number(value: Any) -> Any:
         raise ValueError("expected a number") from None
 
 
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("expected auto, none, all, the name of a cut point, or a share in [0, 1]")
+    return float(value)
+
+
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
@@ -57,7 +65,7 @@ class Backbone(_Section):
     image_size: Annotated[int, Field(strict=True, le=1024)]
     weights: Literal["imagenet", "random"]
     sha256: list[Digest]
-    cut: str
+    cut: Annotated[str | float, BeforeValidator(_cut)]
 
     @pydantic.model_validator(mode="after")
     def _large_enough(self) -> Self:
@@ -105,7 +113,9 @@ class FineTune(_Section):
     weight_decay: Share
     label_smoothing: Share
     dropout: Share
+    batch_norm: Literal["frozen", "adapting", "re-estimated"]
     batch_norm_momentum: Share
+    test_time_flip: Annotated[bool, Field(strict=True)]
     seed: Seed
 
 
