@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stages.transfer import backbones, places
 from stages.transfer.applications import APPLICATIONS
 from stages.transfer.determinism import make_deterministic
+from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest, replacing
 from stages.transfer.paths import WEIGHTS
 
@@ -28,11 +29,22 @@ def main(params: "Params") -> None:
         print(f"{name}: random weights, good for nothing but trying the pipeline")
         return
 
+    if params.backbone.weights != "imagenet":
+        given = places.from_project(Path(params.backbone.weights).expanduser())
+        if not given.is_file():
+            raise PipelineError(
+                f"backbone.weights = {params.backbone.weights!r}: there is no such file; expected "
+                "imagenet, random or the path of a weights file"
+            )
+        with replacing(WEIGHTS) as partial:
+            backbones.build(name, image_size, given).save_weights(partial)
+        print(f"{name}: {given}, sha256 {digest(given)}")
+        return
+
     accepted = params.backbone.sha256
     official = backbones.official_weights(name, image_size)
 
-    def accept(path: Path, place: str) -> str | None:
-        found = digest(path)
+    def accept(path: Path, found: str, place: str) -> str | None:
         if found in accepted:
             return None
         if official.hash:

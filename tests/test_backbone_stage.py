@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,43 @@ def test_from_keras_without_a_hash_they_are_taken_and_called_unpinned(
         backbone.main(settings(folder))
         assert "not pinned" not in capsys.readouterr().out.splitlines()[-1]
         httpd.shutdown()
+
+
+@pytest.mark.parametrize("name", ["MobileNet", "VGG16"])
+def test_weights_of_ones_own_come_by_path(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = backbones.build(name, 32)
+    net.save_weights(folder / "mine.weights.h5")
+    backbone.main(settings(folder, name=name, weights="mine.weights.h5"))
+    kept = backbones.build(name, 32, folder / WEIGHTS)
+    for a, b in zip(net.get_weights(), kept.get_weights(), strict=True):
+        assert (a == b).all()
+    assert digest(folder / "mine.weights.h5") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("none.h5", "backbone.weights = 'none.h5': there is no such file; expected imagenet"),
+        ("imagenett", "backbone.weights = 'imagenett': there is no such file; expected imagenet"),
+        ("other.weights.h5", "expected the weights of MobileNetV2 without its top"),
+        ("text.h5", "expected the weights of MobileNetV2 without its top"),
+    ],
+)
+def test_a_path_to_something_else_is_refused(folder: Path, weights: str, said: str) -> None:
+    (folder / "text.h5").write_text("not HDF5")
+    backbones.build("MobileNet", 32).save_weights(folder / "other.weights.h5")
+    with pytest.raises(PipelineError, match=re.escape(said)):
+        backbone.main(settings(folder, weights=weights))
+    assert not (folder / WEIGHTS).exists()
+
+
+def test_a_relative_path_is_the_projects_in_a_temporary_copy_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy := folder / ".dvc/tmp/exps/standalone/abc").mkdir(parents=True)
+    backbones.build("MobileNetV2", 32).save_weights(folder / "mine.weights.h5")
+    monkeypatch.chdir(copy)
+    backbone.main(settings(folder, weights="mine.weights.h5"))
+    assert (copy / WEIGHTS).exists()

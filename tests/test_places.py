@@ -58,7 +58,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
         httpd.shutdown()
 
 
-def only_good(path: Path, _: str) -> str | None:
+def only_good(path: Path, _found: str, _place: str) -> str | None:
     return None if path.read_bytes() == GOOD else "other bytes"
 
 

@@ -63,7 +63,7 @@ class Backbone(_Section):
 
     name: Annotated[str, AfterValidator(_known_application)]
     image_size: Annotated[int, Field(strict=True, le=1024)]
-    weights: Literal["imagenet", "random"]
+    weights: Annotated[str, Field(min_length=1)]
     sha256: list[Digest]
     cut: Annotated[str | float, BeforeValidator(_cut)]
 

@@ -23,7 +23,8 @@ ATTEMPTS = 3
 URL_STARTS = ("http://", "https://")
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 
-Accept = Callable[[Path, str], str | None]
+# Given a file, its SHA-256 and where it is from: why it is refused, or None if it is accepted.
+Accept = Callable[[Path, str, str], str | None]
 
 
 def mirror_places(names: Sequence[str]) -> Iterator[str]:
@@ -42,22 +43,26 @@ def mirror_places(names: Sequence[str]) -> Iterator[str]:
         if not Path(mirror).is_dir() and not mirror.startswith(URL_STARTS):
             raise PipelineError(f"MIRROR = {mirror!r}: expected a folder, or a URL with http(s)://")
         yield from (f"{mirror.rstrip('/')}/{name}" for name in names)
+    yield from (str(from_project(SHARED_MIRROR / name)) for name in names)
+
+
+def from_project(path: Path) -> Path:
+    """Return a path relative to the project, also in a temporary copy that DVC made of it."""
     project, in_experiment, _ = str(Path.cwd()).partition(EXPERIMENTS)
-    shared = Path(project) / SHARED_MIRROR if in_experiment else SHARED_MIRROR
-    yield from (str(shared / name) for name in names)
+    return Path(project) / path if in_experiment else path
 
 
 def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
     """Copy or download a file from the first place that has it.
 
     A URL that cannot be reached, or serves other bytes than are accepted, costs a line, and the
-    next place is tried. A file on disk with other bytes stops the
-    search: somebody put it there for this run.
+    next place is tried. A file on disk with other bytes stops the search: somebody put it there for
+    this run.
 
     Args:
         places: paths and http(s) URLs, in the order of search.
         target: where the file goes. Nothing is left there if no place serves.
-        accept: given the file and the place, returns why it is refused, or None if it is accepted.
+        accept: decides whether a file is the wanted one.
 
     Returns:
         The place that served.
@@ -79,9 +84,10 @@ def fetch(places: Sequence[str], target: Path, accept: Accept) -> str:
                     _download(place, partial)
                 else:
                     shutil.copyfile(place, partial)
-                if refusal := accept(partial, place):
+                found = digest(partial)
+                if refusal := accept(partial, found, place):
                     raise _RefusedError(refusal)
-                print(f"{target.name}: {place}, sha256 {digest(partial)}", flush=True)
+                print(f"{target.name}: {place}, sha256 {found}", flush=True)
             return place
         except (_RefusedError, OSError, requests.RequestException) as error:
             unwritable = is_url and not isinstance(error, _RefusedError | requests.RequestException)
