@@ -4,9 +4,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.transfer.views import view
+from stages.transfer.views import View
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+
+
+def view(images: np.ndarray, number: int, shift: int, seed: int) -> np.ndarray:
+    return View(images, number, shift, seed)[:]
 
 
 def test_the_first_is_plain_and_odd_ones_are_mirrored() -> None:
@@ -34,3 +38,10 @@ def test_number_and_seed_decide_the_view() -> None:
     assert (view(IMAGES, 1, 4, 7) == view(IMAGES, 1, 4, 7)).all()
     assert (view(IMAGES, 1, 4, 7) != view(IMAGES, 1, 4, 8)).any()
     assert (view(IMAGES, 1, 4, 7) != view(IMAGES, 3, 4, 7)).any()
+
+
+@given(number=st.integers(0, 5), start=st.integers(0, 6), stop=st.integers(0, 6))
+def test_a_piece_of_a_view_is_that_piece(number: int, start: int, stop: int) -> None:
+    whole = View(IMAGES, number, 4, 1)
+    assert len(whole) == len(IMAGES)
+    assert (whole[start:stop] == whole[:][start:stop]).all()

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from stages.transfer.errors import PipelineError
+
+if TYPE_CHECKING:
+    from stages.transfer.views import View
 
 Activations = npt.NDArray[np.float16]
 # Shuffling moves chunks of neighbouring images, then mixes a window of them in memory: as good as
@@ -20,13 +24,13 @@ WINDOW = 32  # batches
 
 
 def compute(
-    prefix: keras.Model, images: npt.NDArray, path: Path, batch_size: int, title: str
+    prefix: keras.Model, images: "npt.NDArray | View", path: Path, batch_size: int, title: str
 ) -> None:
     """Run images through a frozen model and store what comes out.
 
     Args:
         prefix: takes `images`; used in inference mode.
-        images: (n, ...) as the prefix takes them.
+        images: (n, ...) as the prefix takes them; read in slices.
         path: a .npy file to write: float16 (n, *prefix.output_shape[1:]).
         batch_size: images at a time.
         title: label of the progress bar.
@@ -43,7 +47,7 @@ def compute(
         )
     out = np.lib.format.open_memmap(path, "w+", np.float16, shape)
     with (
-        tqdm(total=len(images), unit="image", desc=title, mininterval=2, leave=True) as progress,
+        tqdm(total=len(images), unit="image", desc=title, mininterval=2, disable=None) as progress,
         np.errstate(over="ignore"),
     ):
         for start in range(0, len(images), batch_size):
@@ -56,6 +60,8 @@ def compute(
                 )
             progress.update(len(batch))
     out.flush()
+    if progress.disable:  # no terminal to draw on: one line
+        print(f"{title}: {len(images)} images", flush=True)
 
 
 def load(path: Path) -> Activations:
@@ -148,7 +154,7 @@ def epoch_order(
         count: number of images.
         window: images that are shuffled among each other.
         seed: of the order.
-        chunk: images that stay in the same window.
+        chunk: images that stay together, in one window or two that follow each other.
 
     Returns:
         A permutation of 0 to count-1.

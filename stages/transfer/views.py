@@ -4,10 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 
-def view(
-    images: npt.NDArray[np.uint8], number: int, shift: int, seed: int
-) -> npt.NDArray[np.uint8]:
-    """Return one view of the images.
+class View:
+    """One view of the images, made piece by piece: `len` and slices are all it has.
 
     View 0 is the plain images. Each later one is moved by up to `shift` pixels in both directions,
     the border filled by reflection; odd ones are also mirrored left to right: the augmentation of
@@ -19,21 +17,28 @@ def view(
         shift: largest displacement, in pixels of the 32x32 image.
         seed: of the displacements; with `number` it decides them.
 
-    Returns:
-        uint8 (n, 32, 32, 3).
+    A slice of it is uint8 (k, 32, 32, 3).
     """
-    if number == 0:
-        return images
-    if number % 2:
-        images = images[:, :, ::-1]
-    if shift == 0:
-        return np.ascontiguousarray(images)
-    n, height, width, _ = images.shape
-    rng = np.random.default_rng((seed, number))
-    top, left = rng.integers(0, 2 * shift + 1, (2, n, 1))
-    rows = _reflected(np.arange(height) - shift + top, height)
-    columns = _reflected(np.arange(width) - shift + left, width)
-    return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+    def __init__(self, images: npt.NDArray[np.uint8], number: int, shift: int, seed: int) -> None:
+        self._images = images
+        self._mirrored = number % 2 == 1
+        self._shift = shift if number else 0
+        rng = np.random.default_rng((seed, number))
+        self._offsets = rng.integers(0, 2 * self._shift + 1, (2, len(images), 1), np.int16)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.uint8]:
+        images = np.asarray(self._images[part])
+        if self._mirrored:
+            images = images[:, :, ::-1]
+        n, height, width, _ = images.shape
+        top, left = self._offsets[:, part] - self._shift
+        rows = _reflected(np.arange(height) + top, height)
+        columns = _reflected(np.arange(width) + left, width)
+        return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _reflected(positions: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
