@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.transfer import activations, backbones, batch_norm, classifier, parts, recipe, training
+from stages.transfer.batches import Batches
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.paths import (
     DATASET,
@@ -38,8 +39,8 @@ def main(params: "Params") -> None:
     classifier.load_head(HEAD, head)
 
     views = [activations.load(train_view(number)) for number in range(params.features.views)]
-    train = activations.Batches(views, y_train, classes, own.batch_size, own.seed)
-    dev = activations.Batches([activations.load(dev_features())], y_dev, classes, own.batch_size)
+    train = Batches(views, y_train, classes, own.batch_size, own.seed, own.cutmix_share)
+    dev = Batches([activations.load(dev_features())], y_dev, classes, own.batch_size)
     model.compile(
         recipe.optimizer(own.learning_rate, own.epochs * len(train), own.warmup, own.weight_decay),
         recipe.loss(own.label_smoothing),

@@ -1,9 +1,15 @@
 """Views of the training images."""
 
+import tracemalloc
+from pathlib import Path
+
+import keras
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.transfer import activations
+from stages.transfer.dataset import mapped
 from stages.transfer.views import View
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
@@ -45,3 +51,22 @@ def test_a_piece_of_a_view_is_that_piece(number: int, start: int, stop: int) -> 
     whole = View(IMAGES, number, 4, 1)
     assert len(whole) == len(IMAGES)
     assert (whole[start:stop] == whole[:][start:stop]).all()
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    """Images are mapped, views made in pieces, activations written to a mapped file."""
+    pooling = keras.layers.AveragePooling2D(8)
+    model = keras.Sequential([keras.Input((32, 32, 3)), pooling])
+
+    def peak(count: int) -> int:
+        np.savez(tmp_path / "a.npz", x=np.zeros((count, 32, 32, 3), np.uint8))
+        tracemalloc.start()
+        images = View(mapped(tmp_path / "a.npz", "x"), 1, 4, 1)
+        activations.compute(model, images, tmp_path / "a.npy", 50, "test")
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest
+
+    peak(100)  # what the first call leaves in caches
+    few, many = peak(500), peak(8000)
+    assert many - few < 100 * (8000 - 500)  # bytes; an image alone has 3,072

@@ -113,6 +113,7 @@ class FineTune(_Section):
     weight_decay: Share
     label_smoothing: Share
     dropout: Share
+    cutmix_share: Annotated[Number, Field(ge=0, le=1)]
     batch_norm: Literal["frozen", "adapting", "re-estimated"]
     batch_norm_momentum: Share
     test_time_flip: Annotated[bool, Field(strict=True)]

@@ -1,0 +1,80 @@
+"""Batches: each image once an epoch, each view in turn."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.transfer.batches import Batches, epoch_order
+
+
+@given(
+    count=st.integers(1, 600),
+    window=st.integers(1, 300),
+    chunk=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_an_order_has_each_image_once_and_chunks_stay_in_few_windows(
+    count: int, window: int, chunk: int, seed: int
+) -> None:
+    order = epoch_order(count, window, seed, chunk)
+    assert sorted(order) == list(range(count))
+    window_of = np.empty(count, int)
+    window_of[order] = np.arange(count) // window
+    for start in range(0, count, chunk):
+        windows = window_of[start : start + chunk]
+        assert np.ptp(windows) <= -(-chunk // window)
+    again = epoch_order(count, window, seed, chunk)
+    assert (order == again).all()
+
+
+def numbered_views(count: int, views: int) -> list[np.ndarray]:
+    """Activations whose value tells the image, and whose second value tells the view."""
+    return [
+        np.stack([np.arange(count), np.full(count, v)], axis=1).astype(np.float16)
+        for v in range(views)
+    ]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    count=st.integers(1, 700),
+    views=st.integers(1, 4),
+    batch_size=st.integers(1, 50),
+    seed=st.integers(0, 100),
+)
+def test_training_shows_each_image_once_an_epoch_and_each_view_in_turn(
+    count: int, views: int, batch_size: int, seed: int
+) -> None:
+    labels = np.arange(count) % 3
+    batches = Batches(numbered_views(count, views), labels, 3, batch_size, seed)
+    seen: dict[int, list[int]] = {}
+    for _ in range(views):
+        x, y = (
+            np.concatenate(part)
+            for part in zip(*(batches[i] for i in range(len(batches))), strict=True)
+        )
+        assert len(set(x[:, 0])) == len(x) == count - count % min(batch_size, count)
+        assert (y.argmax(axis=1) == labels[x[:, 0].astype(int)]).all()
+        for image, number in x.astype(int):
+            seen.setdefault(image, []).append(number)
+        batches.on_epoch_end()
+    assert all(len(set(numbers)) == len(numbers) for numbers in seen.values())
+
+
+def test_without_a_seed_all_plain_images_come_in_order() -> None:
+    batches = Batches(numbered_views(11, 1), np.zeros(11, int), 2, 4)
+    x = np.concatenate([batches[i][0] for i in range(len(batches))])
+    assert x[:, 0].tolist() == list(range(11))
+    assert x.dtype == np.float32
+
+
+def test_epochs_and_seeds_differ() -> None:
+    def epoch(seed: int, number: int) -> list[float]:
+        batches = Batches(numbered_views(500, 1), np.zeros(500, int), 2, 100, seed)
+        for _ in range(number):
+            batches.on_epoch_end()
+        return [value for i in range(len(batches)) for value in batches[i][0][:, 0]]
+
+    assert epoch(1, 0) == epoch(1, 0)
+    assert epoch(1, 0) != epoch(1, 1)
+    assert epoch(1, 0) != epoch(2, 0)
