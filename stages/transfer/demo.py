@@ -43,17 +43,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def copy_project(
-    folder: Path, mirror: Path, images_per_batch: int, settings: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Make a small project of its own: this pipeline's files, generated images, other settings.
-
-    Args:
-        folder: the new project's folder, which is made.
-        mirror: a folder for the generated archive, to be given to the pipeline as MIRROR.
-        images_per_batch: images in each of the five training batches and in the test batch.
-        settings: what differs from this project's params.yaml, by section and key.
-    """
+def copy_files(folder: Path) -> None:
+    """Copy this pipeline's files, params.yaml excepted, into a new folder without Git."""
     folder.mkdir(parents=True)
     for name in COPIED:
         source = PROJECT / name
@@ -68,6 +59,19 @@ def copy_project(
     with (folder / ".dvc/config.local").open("w") as config:
         config.write("[core]\n    no_scm = true\n")
 
+
+def copy_project(
+    folder: Path, mirror: Path, images_per_batch: int, settings: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Make a small project of its own: this pipeline's files, generated images, other settings.
+
+    Args:
+        folder: the new project's folder, which is made.
+        mirror: a folder for the generated archive, to be given to the pipeline as MIRROR.
+        images_per_batch: images in each of the five training batches and in the test batch.
+        settings: what differs from this project's params.yaml, by section and key.
+    """
+    copy_files(folder)
     mirror.mkdir(parents=True, exist_ok=True)
     synthetic.write_archive(mirror / ARCHIVE.name, synthetic.members(images_per_batch))
     params = yaml.safe_load((PROJECT / PARAMS).read_text())

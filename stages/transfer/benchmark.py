@@ -1,0 +1,177 @@
+"""`make bench`: this pipeline beside two other ways, in one run, from the same arrays.
+
+It works in a temporary copy of the project, so that DVC's cache here neither helps nor grows, and
+writes data/bench/bench.csv and data/bench/bench.md. See `stages.transfer.guide` and
+`stages.transfer.rivals` for the other ways, `stages.transfer.comparison` for what is compared.
+"""
+
+import csv
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.__main__ import STAGES
+from stages.transfer import comparison, processes
+from stages.transfer.arguments import Parser, count, share
+from stages.transfer.comparison import Row, Stage
+from stages.transfer.errors import PipelineError
+from stages.transfer.files import digest, replacing
+from stages.transfer.params import PARAMS, load
+from stages.transfer.paths import ARCHIVE, DATASET, FEATURES, FINE_TUNE_CURVE, METRICS
+from stages.transfer.scratch import copy_project, cut_down, environment
+
+BENCH = Path("data/bench")
+MEASURED = STAGES[: STAGES.index("evaluate") + 1]
+UNTIMED = "download"  # the clock starts when the archive is on disk
+LAST = "fine_tune"  # and stops after this stage
+USUAL = ("DenseNet121", "ResNet50")
+USUAL_SIZE = 224  # pixels
+
+
+def run_stages(
+    names: Sequence[str], project: Path, variables: Mapping[str, str], images: int | None
+) -> list[Stage]:
+    """Run stages one after the other, each as `dvc repro` would, and measure each."""
+    measured = []
+    for name in names:
+        command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
+        seconds, peak, _ = processes.run(command, project, variables)
+        measured.append(Stage(name, seconds, peak))
+        if name == "preprocess" and images:
+            cut_down(project / DATASET, images)
+    return measured
+
+
+def stage_images(project: Path) -> dict[str, int]:
+    """Return how many images each stage of a finished pipeline has worked through.
+
+    They are counted from what the stages left, wherever that tells.
+    """
+    with np.load(project / DATASET) as file:
+        train, dev, test = (len(file[f"y_{part}"]) for part in ("train", "dev", "test"))
+    stored = [np.load(path, mmap_mode="r") for path in (project / FEATURES).glob("*.npy")]
+    with (project / FINE_TUNE_CURVE).open() as curve:
+        epochs = len(list(csv.DictReader(curve)))
+    head = getattr(load(project / PARAMS).train_head, "images", train)
+    return {
+        "features": sum(len(activations) for activations in stored),
+        "train_head": min(head, train) + dev,
+        "fine_tune": epochs * train,
+        "evaluate": dev + test,
+    }
+
+
+def pipeline_row(project: Path, stages: Sequence[Stage], target: float) -> Row:
+    """Return the row of a finished pipeline."""
+    metrics = json.loads((project / METRICS).read_text())
+    dev = metrics["dev_accuracy_after_fine_tune"]
+    names = [stage.name for stage in stages]
+    until = names.index(LAST) + 1
+    seconds = sum(s.seconds for s in stages[names.index(UNTIMED) + 1 : until])
+    took = {stage.name: stage.seconds for stage in stages}
+    return Row(
+        "(1) this pipeline",
+        seconds if dev >= target else None,
+        {name: n / took[name] for name, n in stage_images(project).items() if n and name in took},
+        max(stage.peak_mib for stage in stages),
+        metrics["val_accuracy"],
+        f"measured: dev {dev:.4f} after {seconds:.0f} s",
+    )
+
+
+def rival(
+    arguments: Sequence[str], project: Path, variables: Mapping[str, str]
+) -> tuple[Any, float]:
+    """Run another way as a process of its own; return its result and its peak memory in MiB."""
+    command = [sys.executable, "-m", "stages.transfer.rivals", *arguments]
+    run = processes.run(command, project, variables)
+    return json.loads(run.lines[-1]), run.peak_mib
+
+
+def guide_row(result: dict[str, Any], peak_mib: float) -> Row:
+    """Return the row of the guide's way, from what it printed."""
+    last = result["checks"][-1]
+    return Row(
+        "(2) Keras's guide, all of the net in the graph",
+        result["seconds"],
+        result["images_per_second"],
+        peak_mib,
+        result["test_accuracy"],
+        f"measured: dev {last['dev_accuracy']:.4f} after {last['seconds']:.0f} s, "
+        f"{last['epoch']:g} epochs of fine-tuning at {result['rate']:g}; "
+        f"head alone {result['dev_accuracy_after_head']:.4f}",
+    )
+
+
+def write_attempts(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write what tuning the guide's rate has tried: a line for each measurement of dev."""
+    names = ["rate", "epoch", "images", "seconds", "dev_accuracy"]
+    with replacing(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        for result in results:
+            writer.writerows({"rate": result["rate"], **check} for check in result["checks"])
+
+
+def main(arguments: list[str]) -> None:
+    """Run the benchmark, or with --tune the choice of the guide's rate."""
+    parser = Parser(prog="python -m stages.transfer.benchmark")
+    parser.add_argument("-S", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--images", type=count, help="of each part of the data, for a trial")
+    parser.add_argument("--target", type=share, default=0.87, help="accuracy on dev")
+    parser.add_argument("--tune", action="store_true", help="try the guide's rates, no more")
+    parser.add_argument("--epochs", type=count, help="of the guide's fine-tuning, at the most")
+    parser.add_argument("--usual-images", type=count, default=512, help="of (3) that are timed")
+    parser.add_argument("--usual-batch-size", type=count, default=128, help="32 for less memory")
+    chosen = parser.parse_args(arguments)
+    epochs = ["--epochs", str(chosen.epochs)] if chosen.epochs else []
+
+    with tempfile.TemporaryDirectory(prefix="cifar10-bench-") as temporary:
+        root = Path(temporary).resolve()
+        project, variables = copy_project(root, chosen.settings), environment(root)
+        if chosen.tune:
+            needed = MEASURED[: MEASURED.index("preprocess") + 1]
+            run_stages(needed, project, variables, chosen.images)
+            results, _ = rival(["guide", "--tune", *epochs], project, variables)
+            write_attempts(results, BENCH / "tune.csv")
+            print(f"the attempts stand in {BENCH / 'tune.csv'}")
+            return
+        stages = run_stages(MEASURED, project, variables, chosen.images)
+        heading = comparison.header(digest(project / ARCHIVE), chosen.images)
+        rows = [pipeline_row(project, stages, chosen.target)]
+
+        def add(row: Row) -> None:
+            # Written after each way, so that one that fails costs none of the others.
+            rows.append(row)
+            comparison.write(BENCH, heading, chosen.target, rows, stages)
+
+        limit = ["--target", str(chosen.target)]
+        (result,), peak = rival(["guide", *epochs, *limit], project, variables)
+        add(guide_row(result, peak))
+        size = ["--image-size", str(USUAL_SIZE), "--batch-size", str(chosen.usual_batch_size)]
+        size += ["--images", str(chosen.usual_images)]
+        for name in USUAL:
+            result, peak = rival(["usual", "--name", name, *size], project, variables)
+            add(comparison.derived_row(name, USUAL_SIZE, result, peak))
+    print((BENCH / "bench.md").read_text())
+
+
+if __name__ == "__main__":
+    # What is started has a session of its own, so a closed terminal has to be passed on by hand.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
+    try:
+        main(sys.argv[1:])
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, no permission
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
