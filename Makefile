@@ -23,7 +23,7 @@ demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: 
 	@$(BIN)/python -m stages.transfer.demo
 
 bench: .venv/runtime ## time it beside two other ways, in about an hour; BENCH=--help shows options
-	@$(BIN)/python -m stages.transfer.benchmark $(BENCH)
+	@$(BIN)/python -m stages.transfer.bench $(BENCH)
 
 lint: .venv/development
 	@$(BIN)/ruff check .

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.transfer import backbones, benchmark, comparison, guide, processes, rivals, scratch
-from stages.transfer.comparison import Row, Stage
+from stages.transfer import backbones
+from stages.transfer.bench import __main__ as benchmark
+from stages.transfer.bench import comparison, guide, processes, rivals, scratch
+from stages.transfer.bench.comparison import Row, Stage
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest
 from stages.transfer.synthetic import draw
@@ -121,7 +123,7 @@ def test_a_command_that_fails_says_why_in_one_line(code: str, said: str, tmp_pat
 
 def test_an_interruption_ends_what_was_started() -> None:
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom stages.transfer import processes\n"
+        "import os, sys\nfrom pathlib import Path\nfrom stages.transfer.bench import processes\n"
         "sleep = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'\n"
         "processes.run([sys.executable, '-c', sleep], Path(), os.environ)\n"
     )
@@ -258,7 +260,7 @@ def test_the_guides_way_runs(tmp_path: Path) -> None:
     net = backbones.build("VGG16", 32)
     net.save_weights(tmp_path / "data/backbone/backbone.weights.h5")
 
-    command = [sys.executable, "-m", "stages.transfer.rivals", "guide", "--epochs", "1"]
+    command = [sys.executable, "-m", "stages.transfer.bench.rivals", "guide", "--epochs", "1"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     run = processes.run(command, tmp_path, environment)
     (result,) = json.loads(run.lines[-1])

@@ -1,7 +1,7 @@
 """The way of Keras's guide to transfer learning, https://keras.io/guides/transfer_learning/.
 
 The base stays in the graph: each step of each epoch computes it. The head is trained on the frozen
-base, then base and head at a low, constant rate. `stages.transfer.rivals` runs it.
+base, then base and head at a low, constant rate. `stages.transfer.bench.rivals` runs it.
 """
 
 import time
@@ -20,7 +20,7 @@ HEAD_RATE = 1e-3
 HEAD_EPOCHS = 1  # the guide has 2; fewer are in its favour
 # The guide's rate to fine-tune with, and what is tried beside it.
 RATES = (1e-5, 1e-4, 3e-4, 1e-3)
-# Chosen on dev by `python -m stages.transfer.benchmark --tune`:
+# Chosen on dev by `python -m stages.transfer.bench --tune`:
 #   rate   dev accuracy after 1 epoch
 #   1e-5   not measured yet
 #   1e-4   not measured yet

@@ -3,8 +3,8 @@
 Each runs in a project's folder as a process of its own, so that its memory is measured alone, and
 prints its result as one line of JSON, the last:
 
-    python -m stages.transfer.rivals guide
-    python -m stages.transfer.rivals usual --name ResNet50
+    python -m stages.transfer.bench.rivals guide
+    python -m stages.transfer.bench.rivals usual --name ResNet50
 
 Both get the benefit of the doubt. XLA, which Keras chooses by itself and which is several times
 slower than oneDNN on these nets on a CPU, is off; operations need not be deterministic, as the
@@ -20,9 +20,8 @@ import numpy as np
 
 from stages.transfer import backbones
 from stages.transfer.applications import APPLICATIONS
-from stages.transfer.arguments import Parser, count, share
-from stages.transfer.errors import PipelineError
-from stages.transfer.guide import (
+from stages.transfer.bench.arguments import Parser, count, share
+from stages.transfer.bench.guide import (
     BATCH,
     HEAD_EPOCHS,
     HEAD_RATE,
@@ -35,6 +34,7 @@ from stages.transfer.guide import (
     compile_model,
     guide,
 )
+from stages.transfer.errors import PipelineError
 from stages.transfer.params import load
 from stages.transfer.paths import DATASET
 
@@ -84,7 +84,7 @@ def usual(
 
 def main(arguments: list[str]) -> None:
     """Run one way in the current folder's project; print its result as a line of JSON."""
-    parser = Parser(prog="python -m stages.transfer.rivals")
+    parser = Parser(prog="python -m stages.transfer.bench.rivals")
     ways = parser.add_subparsers(dest="way", required=True)
     of_guide = ways.add_parser("guide")
     of_guide.add_argument("--tune", action="store_true", help=f"each of the rates {RATES}")

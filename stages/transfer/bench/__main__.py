@@ -1,8 +1,8 @@
 """`make bench`: this pipeline beside two other ways, in one run, from the same arrays.
 
 It works in a temporary copy of the project, so that DVC's cache here neither helps nor grows, and
-writes data/bench/bench.csv and data/bench/bench.md. See `stages.transfer.guide` and
-`stages.transfer.rivals` for the other ways, `stages.transfer.comparison` for what is compared.
+writes data/bench/bench.csv and data/bench/bench.md. See `guide` and `rivals` for the other ways,
+`comparison` for what is compared.
 """
 
 import csv
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from stages.__main__ import STAGES
-from stages.transfer import comparison, processes
-from stages.transfer.arguments import Parser, count, share
-from stages.transfer.comparison import Row, Stage
+from stages.transfer.bench import comparison, processes
+from stages.transfer.bench.arguments import Parser, count, share
+from stages.transfer.bench.comparison import Row, Stage
+from stages.transfer.bench.scratch import copy_project, cut_down, environment
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest, replacing
 from stages.transfer.params import PARAMS, load
 from stages.transfer.paths import ARCHIVE, DATASET, FEATURES, FINE_TUNE_CURVE, METRICS
-from stages.transfer.scratch import copy_project, cut_down, environment
 
 BENCH = Path("data/bench")
 MEASURED = STAGES[: STAGES.index("evaluate") + 1]
@@ -89,7 +89,7 @@ def rival(
     arguments: Sequence[str], project: Path, variables: Mapping[str, str]
 ) -> tuple[Any, float]:
     """Run another way as a process of its own; return its result and its peak memory in MiB."""
-    command = [sys.executable, "-m", "stages.transfer.rivals", *arguments]
+    command = [sys.executable, "-m", "stages.transfer.bench.rivals", *arguments]
     run = processes.run(command, project, variables)
     return json.loads(run.lines[-1]), run.peak_mib
 
@@ -121,7 +121,7 @@ def write_attempts(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the benchmark, or with --tune the choice of the guide's rate."""
-    parser = Parser(prog="python -m stages.transfer.benchmark")
+    parser = Parser(prog="python -m stages.transfer.bench")
     parser.add_argument("-S", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--images", type=count, help="of each part of the data, for a trial")
     parser.add_argument("--target", type=share, default=0.87, help="accuracy on dev")
