@@ -68,3 +68,14 @@ def test_raw_images_are_resized_and_scaled_inside() -> None:
     out = model(np.full((1, 32, 32, 3), 255, np.float32)).numpy()
     assert out.shape == (1, 64, 64, 3)
     np.testing.assert_allclose(out, 1.0)
+
+
+def test_a_model_that_is_called_does_not_take_itself_to_be_in_training() -> None:
+    net = backbones.build("MobileNetV2", 32)
+    model = backbones.on_raw_images(net, "MobileNetV2", 32)
+    images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
+    before = model.get_weights()
+    out = model(images).numpy()
+    np.testing.assert_allclose(out, model.predict(images, verbose=0), rtol=1e-4)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -129,9 +129,12 @@ def on_raw_images(net: keras.Model, name: str, image_size: int) -> keras.Model:
         A functional model that takes raw images, (n, 32, 32, 3) in [0, 255].
     """
     images = keras.Input((32, 32, 3), name="images")
-    x = keras.layers.Resizing(image_size, image_size, interpolation="bilinear", name="resizing")(
-        images
+    resizing = keras.layers.Resizing(
+        image_size, image_size, interpolation="bilinear", name="resizing"
     )
+    # It takes itself to be in training unless told otherwise, and Keras hands that on to all
+    # layers after it: `model(images)` would then normalise by the batch.
+    x = resizing(images, training=False)
     for layer in preprocessing(APPLICATIONS[name].preprocessing):
         x = layer(x)
     return keras.Model(images, net(x))
