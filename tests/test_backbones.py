@@ -25,19 +25,6 @@ def test_preprocessing_layers_equal_preprocess_input(name: str) -> None:
     np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
-def test_the_table_says_what_keras_says(name: str) -> None:
-    application = APPLICATIONS[name]
-    module = importlib.import_module(f"keras.applications.{application.module}")
-    constructor = getattr(module, name)
-    size = application.minimum_size - 1
-    with pytest.raises(ValueError, match="at least"):
-        constructor(include_top=False, weights=None, input_shape=(size, size, 3))
-    official = backbones.official_weights(name, 224)
-    assert official.url.startswith("https://")
-    assert official.url.endswith(official.name)
-
-
 def test_keras_has_no_hash_for_mobilenet_v2_and_a_file_for_each_size() -> None:
     small, large = (backbones.official_weights("MobileNetV2", size) for size in (96, 224))
     assert small.hash is large.hash is None
