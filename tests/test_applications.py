@@ -1,6 +1,7 @@
 """Every application in `keras.applications`: the table is true, and the pipeline serves the net.
 
-The smallest of each family is tested here, the others by `pytest -m applications`.
+The smallest of each family is tested always; the others, and the whole pipeline with each family,
+by `pytest -m applications`.
 """
 
 import contextlib
@@ -237,7 +238,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("freed")
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "MobileNetV3Small" else pytest.mark.applications)
+        for name in SMALLEST
+    ],
+)
 def test_the_whole_pipeline_runs(
     name: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,4 +301,4 @@ def test_the_table_is_printed_without_tensorflow() -> None:
     heading, *rows = run.stdout.splitlines()
     assert heading.split()[:5] == ["name", "family", "minimum", "native", "preprocessing"]
     assert [row.split()[0] for row in rows] == list(APPLICATIONS)
-    assert all(len(row) <= 120 for row in rows)
+    assert max(map(len, rows)) <= 120

@@ -36,10 +36,10 @@ class Application(NamedTuple):
     refused: str | None = None
 
 
-CONVNEXT = ("LayerScale, grouped Conv2D: DepthwiseConv2D", "x + y: Add")
+CONVNEXT = ("LayerScale, grouped Conv2D: DepthwiseConv2D", "+: Add")
 EFFICIENTNET = ("Normalization's statistics: settings",)
 RESIDUALS = ("CustomScaleLayer: Rescaling, Add",)
-HARD_SIGMOID = ("x + 3, x * 1/6: Rescaling",)
+HARD_SIGMOID = ("+ 3, * 1/6: Rescaling",)
 
 APPLICATIONS: dict[str, Application] = {
     application.name: application
