@@ -66,3 +66,22 @@ def test_a_model_that_is_called_does_not_take_itself_to_be_in_training() -> None
     np.testing.assert_allclose(out, model.predict(images, verbose=0), rtol=1e-4)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_keras_hands_on_that_resizing_takes_itself_to_be_in_training() -> None:
+    """Where this fails, Keras has been mended, and `training=False` may go."""
+    images = keras.Input((4, 4, 3))
+    normalised = keras.layers.BatchNormalization()(keras.layers.Resizing(4, 4)(images))
+    model = keras.Model(images, normalised)
+    before = model.get_weights()
+    model(np.random.default_rng(1).random((2, 4, 4, 3), np.float32))
+    assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_only_for_its_weights_does_keras_scale_for_efficientnet() -> None:
+    plain = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    scaled = [layer.name for layer in backbones.build("EfficientNetB0", 32).layers]
+    assert len(scaled) == len(plain.layers) + 1
+    assert scaled[1:4] == ["rescaling", "normalization", "rescaling_1"]

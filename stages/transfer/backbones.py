@@ -151,7 +151,8 @@ def on_raw_images(net: keras.Model, name: str, image_size: int) -> keras.Model:
         image_size, image_size, interpolation="bilinear", name="resizing"
     )
     # It takes itself to be in training unless told otherwise, and Keras hands that on to all
-    # layers after it: `model(images)` would then normalise by the batch.
+    # layers after it (https://github.com/keras-team/keras/pull/23166): `model(images)` would then
+    # normalise by the batch, and change the moving averages.
     x = resizing(images, training=False)
     for layer in preprocessing(APPLICATIONS[name].preprocessing):
         x = layer(x)
