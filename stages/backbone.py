@@ -25,7 +25,7 @@ def main(params: "Params") -> None:
     name, image_size = params.backbone.name, params.backbone.image_size
     if params.backbone.weights == "random":
         with replacing(WEIGHTS) as partial:
-            backbones.build(name, image_size).save_weights(partial)
+            backbones.original(name, image_size).save_weights(partial)
         print(f"{name}: random weights, good for nothing but trying the pipeline")
         return
 
@@ -67,4 +67,4 @@ def main(params: "Params") -> None:
         # Keras tells the format by the name that the file had where it came from.
         fetched = fetched.rename(fetched.with_name(Path(place).name))
         with replacing(WEIGHTS) as partial:
-            backbones.build(name, image_size, fetched).save_weights(partial)
+            backbones.original(name, image_size, fetched).save_weights(partial)

@@ -7,9 +7,10 @@ from unittest import mock
 
 import keras
 import numpy as np
-from keras.src.utils import file_utils
+from keras.src.utils import file_utils, naming
 
 from stages.transfer.applications import APPLICATIONS, Preprocessing
+from stages.transfer.builtin_layers import rewritten
 from stages.transfer.errors import PipelineError
 
 # Mean and deviation of ImageNet's channels, RGB in [0, 1]; mean in BGR order, [0, 255]:
@@ -34,7 +35,15 @@ class WeightsFile(NamedTuple):
 
 
 def build(name: str, image_size: int, weights: Path | None = None) -> keras.Model:
-    """Build an application without its top.
+    """Build an application without its top, of built-in layers only, always with the same names.
+
+    Takes, gives and raises what `original` does; the parts that an .h5 would not load are replaced.
+    """
+    return rewritten(original(name, image_size, weights))
+
+
+def original(name: str, image_size: int, weights: Path | None = None) -> keras.Model:
+    """Build an application without its top as Keras has it, which weights files are made for.
 
     Args:
         name: a key of `APPLICATIONS`.
@@ -49,7 +58,16 @@ def build(name: str, image_size: int, weights: Path | None = None) -> keras.Mode
         PipelineError: the file holds no weights for this application.
     """
     constructor = getattr(keras.applications, name)
-    net = constructor(include_top=False, weights=None, input_shape=(image_size, image_size, 3))
+    naming.reset_uids()  # else names like conv2d_12 depend on what the process has built before
+    with (
+        # Only for its ImageNet weights does Keras give EfficientNet the scaling that they expect.
+        mock.patch.object(file_utils, "get_file"),
+        mock.patch.object(keras.Model, "load_weights"),
+        warnings.catch_warnings(action="ignore"),  # that MobileNet has none of this size
+    ):
+        net = constructor(
+            include_top=False, weights="imagenet", input_shape=(image_size, image_size, 3)
+        )
     if weights is not None:
         if not weights.exists():
             raise PipelineError(f"{weights} is missing; run `dvc repro`")
@@ -129,9 +147,13 @@ def on_raw_images(net: keras.Model, name: str, image_size: int) -> keras.Model:
         A functional model that takes raw images, (n, 32, 32, 3) in [0, 255].
     """
     images = keras.Input((32, 32, 3), name="images")
-    x = keras.layers.Resizing(image_size, image_size, interpolation="bilinear", name="resizing")(
-        images
+    resizing = keras.layers.Resizing(
+        image_size, image_size, interpolation="bilinear", name="resizing"
     )
+    # It takes itself to be in training unless told otherwise, and Keras hands that on to all
+    # layers after it (https://github.com/keras-team/keras/pull/23166): `model(images)` would then
+    # normalise by the batch, and change the moving averages.
+    x = resizing(images, training=False)
     for layer in preprocessing(APPLICATIONS[name].preprocessing):
         x = layer(x)
     return keras.Model(images, net(x))

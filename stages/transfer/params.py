@@ -15,9 +15,12 @@ PARAMS = Path("params.yaml")
 
 
 def _known_application(name: str) -> str:
+    served = [known for known, application in APPLICATIONS.items() if not application.refused]
     if name not in APPLICATIONS:
-        near = difflib.get_close_matches(name, APPLICATIONS, 3, cutoff=0.4) or list(APPLICATIONS)
+        near = difflib.get_close_matches(name, served, 3, cutoff=0.4) or served
         raise ValueError(f"expected an application that this pipeline serves: {', '.join(near)}")
+    if reason := APPLICATIONS[name].refused:
+        raise ValueError(f"this pipeline does not serve it: {reason}")
     return name
 
 
