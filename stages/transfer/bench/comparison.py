@@ -179,8 +179,8 @@ stage a command of its own, with the start of DVC and TensorFlow, measuring dev,
 model; its images per second are those of whole stages too. Seconds of (2): building the model and
 training; imports and measuring dev, every quarter of an epoch, are left out. Seconds of (3): ten
 epochs of training a head on a frozen net with random weights, extrapolated. (2) and (3) run without
-XLA and need not be deterministic; (2) keeps BatchNormalization frozen layer by layer, without which
-it breaks down on this Keras. Memory: the largest sum of anonymous memory (RssAnon) over a way's
-processes, sampled once a second; of (1) with DVC's own. Mapped files and the page cache are left
-out. All ways ran one after the other.
+XLA and need not be deterministic; (2) freezes BatchNormalization layer by layer, because Keras
+3.15.1 ignores the guide's `training=False`. Memory: the largest sum of anonymous memory (RssAnon)
+over a way's processes, sampled once a second; of (1) with DVC's own. Mapped files and the page
+cache are left out. All ways ran one after the other: what else the machine did counts for each.
 """

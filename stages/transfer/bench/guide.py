@@ -78,7 +78,7 @@ def unfreeze(base: keras.Model) -> None:
     """Unfreeze a base, BatchNormalization excepted, layer by layer.
 
     The guide relies on `base(x, training=False)` to keep it in inference mode. Keras 3.15.1 ignores
-    that once the outer model is called with training=True, and accuracy breaks down.
+    that once the outer model is called with training=True, and the moving averages change.
     """
     base.trainable = True
     for layer in base.layers:
