@@ -6,7 +6,7 @@ DVC := $(BIN)/dvc
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo backbones bench lint lock clean
+.PHONY: reproduce test demo point backbones bench lint lock clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
@@ -21,6 +21,9 @@ test: .venv/development ## run the tests
 
 demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: needs no download
 	@$(BIN)/python -m stages.transfer.demo
+
+point: .venv/runtime ## run a named point of the frontier: make point POINT=fastest
+	@settings=$$($(BIN)/python -m stages.transfer.points $(POINT)) && $(DVC) exp run $$settings
 
 backbones: .venv/runtime ## print the applications that can be the backbone
 	@$(BIN)/python -m stages.transfer.applications

@@ -54,7 +54,9 @@ def test_tables_hold_each_way_and_its_ratio(tmp_path: Path) -> None:
         Row("(2) a|b", 1000.0, {"head": 400.0}, 2000.0, 0.87, "measured"),
         Row("(3)", None, {"head": 15.0}, 3000.0, None, "derived"),
     ]
-    comparison.write(tmp_path / "bench", "the heading", 0.87, rows, [Stage("features", 1.0, 2.0)])
+    comparison.write(
+        tmp_path / "bench", "the heading", 0.87, rows, {"default": [Stage("features", 1.0, 2.0)]}
+    )
     with (tmp_path / "bench/bench.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [line["ratio to (1)"] for line in table] == ["1.0", "2.5", comparison.NONE]
@@ -213,7 +215,7 @@ def test_the_pipelines_row_is_read_off_what_it_left(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
     stages = [Stage(name, 10.0, 100.0 + i) for i, name in enumerate(benchmark.MEASURED)]
 
-    row = benchmark.pipeline_row(tmp_path, stages, 0.87)
+    row = benchmark.pipeline_row("default", tmp_path, stages, 0.87)
     assert row.seconds == 50  # backbone, preprocess, features, train_head, fine_tune
     assert row.peak_mib == 106
     assert row.test_accuracy == 0.89
@@ -223,7 +225,7 @@ def test_the_pipelines_row_is_read_off_what_it_left(tmp_path: Path) -> None:
         "fine_tune": 8.0,
         "evaluate": 3.0,
     }
-    assert benchmark.pipeline_row(tmp_path, stages, 0.9).seconds is None
+    assert benchmark.pipeline_row("default", tmp_path, stages, 0.9).seconds is None
 
 
 def test_unfreezing_leaves_batch_normalization_alone() -> None:

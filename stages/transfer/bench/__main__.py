@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from stages.__main__ import STAGES
+from stages.transfer import points
 from stages.transfer.bench import comparison, processes
 from stages.transfer.bench.arguments import Parser, count, share
 from stages.transfer.bench.comparison import Row, Stage
@@ -30,6 +31,7 @@ BENCH = Path("data/bench")
 MEASURED = STAGES[: STAGES.index("evaluate") + 1]
 UNTIMED = "download"  # the clock starts when the archive is on disk
 LAST = "fine_tune"  # and stops after this stage
+OWN_POINTS = ("default", "fastest")  # the others work at the size of the last, ratios are to it
 USUAL = ("DenseNet121", "ResNet50")
 USUAL_SIZE = 224  # pixels
 
@@ -67,7 +69,7 @@ def stage_images(project: Path) -> dict[str, int]:
     }
 
 
-def pipeline_row(project: Path, stages: Sequence[Stage], target: float) -> Row:
+def pipeline_row(point: str, project: Path, stages: Sequence[Stage], target: float) -> Row:
     """Return the row of a finished pipeline."""
     metrics = json.loads((project / METRICS).read_text())
     dev = metrics["dev_accuracy_after_fine_tune"]
@@ -76,7 +78,7 @@ def pipeline_row(project: Path, stages: Sequence[Stage], target: float) -> Row:
     seconds = sum(s.seconds for s in stages[names.index(UNTIMED) + 1 : until])
     took = {stage.name: stage.seconds for stage in stages}
     return Row(
-        "(1) this pipeline",
+        f"(1) this pipeline, {point}",
         seconds if dev >= target else None,
         {name: n / took[name] for name, n in stage_images(project).items() if n and name in took},
         max(stage.peak_mib for stage in stages),
@@ -133,23 +135,30 @@ def main(arguments: list[str]) -> None:
     epochs = ["--epochs", str(chosen.epochs)] if chosen.epochs else []
 
     with tempfile.TemporaryDirectory(prefix="cifar10-bench-") as temporary:
-        root = Path(temporary).resolve()
-        project, variables = copy_project(root, chosen.settings), environment(root)
         if chosen.tune:
+            root = Path(temporary).resolve()
+            project, variables = copy_project(root, chosen.settings), environment(root)
             needed = MEASURED[: MEASURED.index("preprocess") + 1]
             run_stages(needed, project, variables, chosen.images)
             results, _ = rival(["guide", "--tune", *epochs], project, variables)
             write_attempts(results, BENCH / "tune.csv")
             print(f"the attempts stand in {BENCH / 'tune.csv'}")
             return
-        stages = run_stages(MEASURED, project, variables, chosen.images)
-        heading = comparison.header(digest(project / ARCHIVE), chosen.images)
-        rows = [pipeline_row(project, stages, chosen.target)]
+        rows: list[Row] = []
+        tables: dict[str, list[Stage]] = {}
 
         def add(row: Row) -> None:
             # Written after each way, so that one that fails costs none of the others.
-            rows.append(row)
-            comparison.write(BENCH, heading, chosen.target, rows, stages)
+            rows.insert(0, row) if row.what.startswith("(1)") else rows.append(row)
+            heading = comparison.header(digest(project / ARCHIVE), chosen.images)
+            comparison.write(BENCH, heading, chosen.target, rows, tables)
+
+        for point in OWN_POINTS:
+            root = Path(temporary, point).resolve()
+            of_point = [*points.settings(point), *chosen.settings]
+            project, variables = copy_project(root, of_point), environment(root)
+            tables[point] = run_stages(MEASURED, project, variables, chosen.images)
+            add(pipeline_row(point, project, tables[point], chosen.target))
 
         limit = ["--target", str(chosen.target)]
         (result,), peak = rival(["guide", *epochs, *limit], project, variables)

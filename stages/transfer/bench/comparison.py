@@ -151,7 +151,11 @@ def markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(
-    folder: Path, heading: str, target: float, rows: Sequence[Row], stages: Sequence[Stage]
+    folder: Path,
+    heading: str,
+    target: float,
+    rows: Sequence[Row],
+    stages: Mapping[str, Sequence[Stage]],
 ) -> None:
     """Write bench.csv (the rows) and bench.md (heading, rows, the pipeline's stages).
 
@@ -160,16 +164,20 @@ def write(
         heading: from `header`.
         target: accuracy on dev, in [0, 1].
         rows: the pipeline's first; the ratios are to its seconds.
-        stages: of the pipeline.
+        stages: of the pipeline, for each of its points.
     """
     table = [cells(row, rows[0].seconds) for row in rows]
-    per_stage = [[stage.name, f"{stage.seconds:.1f}", f"{stage.peak_mib:.0f}"] for stage in stages]
+    per_stage = [
+        [point, stage.name, f"{stage.seconds:.1f}", f"{stage.peak_mib:.0f}"]
+        for point, measured in stages.items()
+        for stage in measured
+    ]
     with replacing(folder / "bench.csv") as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows([columns(target), *table])
     with replacing(folder / "bench.md") as partial:
         partial.write_text(
             f"{heading}\n\n{markdown(columns(target), table)}\n\n"
-            f"{markdown(['stage of (1)', 'seconds', 'peak memory, MiB'], per_stage)}\n\n{EXPLAINED}"
+            f"{markdown(['(1)', 'stage', 'seconds', 'peak memory, MiB'], per_stage)}\n\n{EXPLAINED}"
         )
 
 
