@@ -32,7 +32,16 @@ from stages.transfer.applications import APPLICATIONS
 from stages.transfer.builtin_layers import rewritten
 from stages.transfer.errors import PipelineError
 from stages.transfer.params import Params, load
-from stages.transfer.paths import ARCHIVE, CONFUSION, DATASET, HEAD, METRICS, MODEL, WEIGHTS
+from stages.transfer.paths import (
+    ARCHIVE,
+    CONFUSION,
+    DATASET,
+    HEAD,
+    METRICS,
+    MODEL,
+    WEIGHTS,
+    train_view,
+)
 from tests.conftest import PROJECT
 
 SMALLEST = {a.family: a.name for a in reversed(APPLICATIONS.values())}.values()
@@ -237,6 +246,54 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def run_pipeline(dataset: Path, of_backbone: dict[str, Any], **of_fine_tune: Any) -> None:
+    """Run the stages from `backbone` to `evaluate` in the current folder, on drawn images."""
+    for path in (DATASET, WEIGHTS, HEAD, CONFUSION):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    DATASET.symlink_to(dataset / DATASET)
+    settings = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    settings["backbone"] |= {"weights": "random"} | of_backbone
+    settings["features"]["views"] = 1
+    settings["train_head"] |= {"epochs": 1, "batch_size": 50}
+    settings["fine_tune"] |= {"epochs": 1, "batch_size": 50} | of_fine_tune
+    params = Params.model_validate(settings)
+    for stage in (backbone, features, train_head, fine_tune, evaluate):
+        stage.main(params)
+
+
+@pytest.mark.usefixtures("freed")
+@pytest.mark.parametrize(
+    ("cut", "batch_norm_mode"),
+    [("none", "re-estimated"), ("none", "frozen"), ("all", "adapting"), (0.8, "adapting")],
+)
+def test_what_the_cut_and_the_mode_freeze_stays_as_it_was(
+    cut: str | float,
+    batch_norm_mode: str,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    of_backbone = {"name": "MobileNet", "image_size": 32, "cut": cut}
+    run_pipeline(dataset, of_backbone, batch_norm=batch_norm_mode, test_time_flip=False)
+    before = backbones.build("MobileNet", 32, WEIGHTS)
+    after = keras.models.load_model(MODEL).get_layer(before.name)
+
+    def changed(layer: str) -> list[bool]:
+        pairs = (before.get_layer(layer).get_weights(), after.get_layer(layer).get_weights())
+        return [bool((a != b).any()) for a, b in zip(*pairs, strict=True)]
+
+    adapts = batch_norm_mode != "frozen"
+    assert changed("conv1") == [cut == "none"]
+    assert any(changed("conv1_bn")) == (cut == "none" and adapts)
+    assert changed("conv_pw_13") == [cut != "all"]
+    assert any(changed("conv_pw_13_bn")) == (cut != "all" and adapts)
+    mapped = np.load(train_view(0), mmap_mode="r")
+    if cut == "none":  # the images themselves, exactly
+        with np.load(DATASET) as data:
+            assert (mapped == data["x_train"]).all()
+
+
 @pytest.mark.usefixtures("freed")
 @pytest.mark.parametrize(
     "name",
@@ -249,20 +306,9 @@ def test_the_whole_pipeline_runs(
     name: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for path in (DATASET, WEIGHTS, HEAD, CONFUSION):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    DATASET.symlink_to(dataset / DATASET)
     size = APPLICATIONS[name].minimum_size
     points = cuts.cut_points(backbones.build(name, size))
-    settings = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    settings["backbone"] |= {"name": name, "image_size": size, "weights": "random"}
-    settings["backbone"]["cut"] = points[len(points) * 3 // 4]
-    settings["features"]["views"] = 1
-    settings["train_head"] |= {"epochs": 1, "batch_size": 50}
-    settings["fine_tune"] |= {"epochs": 1, "batch_size": 50}
-    params = Params.model_validate(settings)
-    for stage in (backbone, features, train_head, fine_tune, evaluate):
-        stage.main(params)
+    run_pipeline(dataset, {"name": name, "image_size": size, "cut": points[len(points) * 3 // 4]})
     assert 0 <= json.loads(METRICS.read_text())["val_accuracy"] <= 1
     loaded = keras.models.load_model(MODEL)
     assert loaded.input_shape == (None, 32, 32, 3)
