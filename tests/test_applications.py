@@ -1,7 +1,7 @@
 """Every application in `keras.applications`: its net is Keras's own, and the pipeline serves it.
 
-The smallest of each family is tested always; the others, and the whole pipeline with each family,
-by `pytest -m applications`.
+Two quick ones are tested always, the smallest of each family and the whole pipeline with it by
+`pytest -m families`, which CI runs too, and the others by `pytest -m applications`.
 """
 
 import contextlib
@@ -43,10 +43,17 @@ from stages.transfer.paths import (
 from tests.conftest import PROJECT
 
 SMALLEST = {a.family: a.name for a in reversed(APPLICATIONS.values())}.values()
-EACH = [
-    pytest.param(name, marks=[] if name in SMALLEST else pytest.mark.applications)
-    for name in APPLICATIONS
-]
+QUICK = ("MobileNetV3Small", "VGG16")
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    """Return when an application is tested: always, as the one of its family, or with all."""
+    if name in QUICK:
+        return []
+    return [pytest.mark.families if name in SMALLEST else pytest.mark.applications]
+
+
+EACH = [pytest.param(name, marks=marks(name)) for name in APPLICATIONS]
 IMAGES = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.float32)
 LOADER = """
 import sys, keras, numpy as np
@@ -267,7 +274,7 @@ def test_what_the_cut_and_the_mode_freeze_stays_as_it_was(
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name == "MobileNetV3Small" else pytest.mark.applications)
+        pytest.param(name, marks=[] if name == QUICK[0] else pytest.mark.families)
         for name in SMALLEST
     ],
 )
