@@ -28,7 +28,7 @@ point: .venv/runtime ## run a named point of the frontier: make point POINT=fast
 backbones: .venv/runtime ## print the applications that can be the backbone
 	@$(BIN)/python -m stages.transfer.applications
 
-bench: .venv/runtime ## time it beside two other ways, in about an hour; BENCH=--help shows options
+bench: .venv/runtime ## time it beside two other ways, in about 15 minutes; BENCH=--help shows options
 	@$(BIN)/python -m stages.transfer.bench $(BENCH)
 
 lint: .venv/development

@@ -54,9 +54,7 @@ def test_tables_hold_each_way_and_its_ratio(tmp_path: Path) -> None:
         Row("(2) a|b", 1000.0, {"head": 400.0}, 2000.0, 0.87, "measured"),
         Row("(3)", None, {"head": 15.0}, 3000.0, None, "derived"),
     ]
-    comparison.write(
-        tmp_path / "bench", "the heading", 0.87, rows, {"default": [Stage("features", 1.0, 2.0)]}
-    )
+    comparison.write(tmp_path / "bench", "the heading", 0.87, rows, [Stage("features", 1.0, 2.0)])
     with (tmp_path / "bench/bench.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [line["ratio to (1)"] for line in table] == ["1.0", "2.5", comparison.NONE]

@@ -31,7 +31,6 @@ BENCH = Path("data/bench")
 MEASURED = STAGES[: STAGES.index("evaluate") + 1]
 UNTIMED = "download"  # the clock starts when the archive is on disk
 LAST = "fine_tune"  # and stops after this stage
-OWN_POINTS = ("default", "fastest")  # the others work at the size of the last, ratios are to it
 USUAL = ("DenseNet121", "ResNet50")
 USUAL_SIZE = 224  # pixels
 
@@ -124,6 +123,7 @@ def write_attempts(results: Sequence[dict[str, Any]], path: Path) -> None:
 def main(arguments: list[str]) -> None:
     """Run the benchmark, or with --tune the choice of the guide's rate."""
     parser = Parser(prog="python -m stages.transfer.bench")
+    parser.add_argument("--point", default="fastest", help="of stages/transfer/points.yaml")
     parser.add_argument("-S", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--images", type=count, help="of each part of the data, for a trial")
     parser.add_argument("--target", type=share, default=0.87, help="accuracy on dev")
@@ -135,30 +135,24 @@ def main(arguments: list[str]) -> None:
     epochs = ["--epochs", str(chosen.epochs)] if chosen.epochs else []
 
     with tempfile.TemporaryDirectory(prefix="cifar10-bench-") as temporary:
+        root = Path(temporary).resolve()
+        settings = [*points.settings(chosen.point), *chosen.settings]
+        project, variables = copy_project(root, settings), environment(root)
         if chosen.tune:
-            root = Path(temporary).resolve()
-            project, variables = copy_project(root, chosen.settings), environment(root)
             needed = MEASURED[: MEASURED.index("preprocess") + 1]
             run_stages(needed, project, variables, chosen.images)
             results, _ = rival(["guide", "--tune", *epochs], project, variables)
             write_attempts(results, BENCH / "tune.csv")
             print(f"the attempts stand in {BENCH / 'tune.csv'}")
             return
-        rows: list[Row] = []
-        tables: dict[str, list[Stage]] = {}
+        stages = run_stages(MEASURED, project, variables, chosen.images)
+        heading = comparison.header(digest(project / ARCHIVE), chosen.images)
+        rows = [pipeline_row(chosen.point, project, stages, chosen.target)]
 
         def add(row: Row) -> None:
             # Written after each way, so that one that fails costs none of the others.
-            rows.insert(0, row) if row.what.startswith("(1)") else rows.append(row)
-            heading = comparison.header(digest(project / ARCHIVE), chosen.images)
-            comparison.write(BENCH, heading, chosen.target, rows, tables)
-
-        for point in OWN_POINTS:
-            root = Path(temporary, point).resolve()
-            of_point = [*points.settings(point), *chosen.settings]
-            project, variables = copy_project(root, of_point), environment(root)
-            tables[point] = run_stages(MEASURED, project, variables, chosen.images)
-            add(pipeline_row(point, project, tables[point], chosen.target))
+            rows.append(row)
+            comparison.write(BENCH, heading, chosen.target, rows, stages)
 
         limit = ["--target", str(chosen.target)]
         (result,), peak = rival(["guide", *epochs, *limit], project, variables)

@@ -155,7 +155,7 @@ def write(
     heading: str,
     target: float,
     rows: Sequence[Row],
-    stages: Mapping[str, Sequence[Stage]],
+    stages: Sequence[Stage],
 ) -> None:
     """Write bench.csv (the rows) and bench.md (heading, rows, the pipeline's stages).
 
@@ -164,20 +164,16 @@ def write(
         heading: from `header`.
         target: accuracy on dev, in [0, 1].
         rows: the pipeline's first; the ratios are to its seconds.
-        stages: of the pipeline, for each of its points.
+        stages: of the pipeline.
     """
     table = [cells(row, rows[0].seconds) for row in rows]
-    per_stage = [
-        [point, stage.name, f"{stage.seconds:.1f}", f"{stage.peak_mib:.0f}"]
-        for point, measured in stages.items()
-        for stage in measured
-    ]
+    per_stage = [[stage.name, f"{stage.seconds:.1f}", f"{stage.peak_mib:.0f}"] for stage in stages]
     with replacing(folder / "bench.csv") as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows([columns(target), *table])
     with replacing(folder / "bench.md") as partial:
         partial.write_text(
             f"{heading}\n\n{markdown(columns(target), table)}\n\n"
-            f"{markdown(['(1)', 'stage', 'seconds', 'peak memory, MiB'], per_stage)}\n\n{EXPLAINED}"
+            f"{markdown(['stage of (1)', 'seconds', 'peak memory, MiB'], per_stage)}\n\n{EXPLAINED}"
         )
 
 
