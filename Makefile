@@ -23,7 +23,7 @@ demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: 
 	@$(BIN)/python -m stages.transfer.demo
 
 point: .venv/runtime ## run a named point of the frontier: make point POINT=fastest
-	@settings=$$($(BIN)/python -m stages.transfer.points $(POINT)) && $(DVC) exp run $$settings
+	@settings=$$($(BIN)/python -m stages.transfer.points $(POINT)) && $(DVC) exp run evaluate $$settings
 
 backbones: .venv/runtime ## print the applications that can be the backbone
 	@$(BIN)/python -m stages.transfer.applications

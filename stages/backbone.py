@@ -37,7 +37,7 @@ def main(params: "Params") -> None:
                 "imagenet, random or the path of a weights file"
             )
         with replacing(WEIGHTS) as partial:
-            backbones.build(name, image_size, given).save_weights(partial)
+            backbones.original(name, image_size, given).save_weights(partial)
         print(f"{name}: {given}, sha256 {digest(given)}")
         return
 

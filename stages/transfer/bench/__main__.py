@@ -147,13 +147,14 @@ def main(arguments: list[str]) -> None:
             return
         stages = run_stages(MEASURED, project, variables, chosen.images)
         heading = comparison.header(digest(project / ARCHIVE), chosen.images)
-        rows = [pipeline_row(chosen.point, project, stages, chosen.target)]
+        rows: list[Row] = []
 
         def add(row: Row) -> None:
             # Written after each way, so that one that fails costs none of the others.
             rows.append(row)
             comparison.write(BENCH, heading, chosen.target, rows, stages)
 
+        add(pipeline_row(chosen.point, project, stages, chosen.target))
         limit = ["--target", str(chosen.target)]
         (result,), peak = rival(["guide", *epochs, *limit], project, variables)
         add(guide_row(result, peak))
