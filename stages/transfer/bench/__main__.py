@@ -59,7 +59,7 @@ def stage_images(project: Path) -> dict[str, int]:
     stored = [np.load(path, mmap_mode="r") for path in (project / FEATURES).glob("*.npy")]
     with (project / FINE_TUNE_CURVE).open() as curve:
         epochs = len(list(csv.DictReader(curve)))
-    head = getattr(load(project / PARAMS).train_head, "images", train)
+    head = load(project / PARAMS).train_head.images
     return {
         "features": sum(len(activations) for activations in stored),
         "train_head": min(head, train) + dev,
@@ -79,7 +79,7 @@ def pipeline_row(point: str, project: Path, stages: Sequence[Stage], target: flo
     return Row(
         f"(1) this pipeline, {point}",
         seconds if dev >= target else None,
-        {name: n / took[name] for name, n in stage_images(project).items() if n and name in took},
+        {name: n / took[name] for name, n in stage_images(project).items() if n},
         max(stage.peak_mib for stage in stages),
         metrics["val_accuracy"],
         f"measured: dev {dev:.4f} after {seconds:.0f} s",

@@ -151,11 +151,7 @@ def markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(
-    folder: Path,
-    heading: str,
-    target: float,
-    rows: Sequence[Row],
-    stages: Sequence[Stage],
+    folder: Path, heading: str, target: float, rows: Sequence[Row], stages: Sequence[Stage]
 ) -> None:
     """Write bench.csv (the rows) and bench.md (heading, rows, the pipeline's stages).
 
@@ -184,10 +180,11 @@ model; its images per second are those of whole stages too. Its accuracy on dev 
 model's, with whatever the point averages at test time; that of (2) is of a single pass.
 
 Seconds of (2): building the model and training; imports and measuring dev, every quarter of an
-epoch, are left out. Seconds of (3): ten
-epochs of training a head on a frozen net with random weights, extrapolated. (2) and (3) run without
-XLA and need not be deterministic; (2) freezes BatchNormalization layer by layer, because Keras
-3.15.1 ignores the guide's `training=False`. Memory: the largest sum of anonymous memory (RssAnon)
-over a way's processes, sampled once a second; of (1) with DVC's own. Mapped files and the page
-cache are left out. All ways ran one after the other: what else the machine did counts for each.
+epoch, are left out. Seconds of (3): ten epochs of training a head on a frozen net with random
+weights, extrapolated. (2) and (3) run without XLA and need not be deterministic; (2) freezes
+BatchNormalization layer by layer, because Keras 3.15.1 ignores the guide's `training=False`.
+
+Memory: the largest sum of anonymous memory (RssAnon) over a way's processes, sampled once a second;
+of (1) with DVC's own. Mapped files and the page cache are left out. All ways ran one after the
+other: what else the machine did counts for each.
 """
