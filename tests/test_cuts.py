@@ -93,6 +93,16 @@ def test_the_cut_is_chosen_by_the_share_that_is_frozen(
     assert cuts.choose(net(name), cut) == chosen
 
 
+@pytest.mark.parametrize("size", [64, 80, 112, 128, 160, 224])
+def test_the_image_size_does_not_change_what_is_chosen(size: int) -> None:
+    """At 80 and 112 px maps are rounded up, which made the last layers weigh more."""
+    other = net("MobileNetV2", size)
+    assert cuts.choose(other, "auto") == "block_5_add"
+    np.testing.assert_allclose(
+        list(cuts.frozen_share(other).values()), list(cuts.frozen_share(MOBILENET).values())
+    )
+
+
 def test_the_frozen_share_is_that_of_the_multiplications() -> None:
     x = image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, padding="same", name="a")(x)  # 8 * 8 * 3 * 3 * 3 * 4 = 6912

@@ -8,18 +8,26 @@ residual additions (ConvNeXt's, say) are operations of the graph but not layers 
 import difflib
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from stages.transfer.errors import PipelineError
 
-# The share of the forward pass that "auto" freezes: what comes out of MobileNetV2 at it is
-# block_5_add, chosen among cuts on dev (see the README). Within a window below the share the cut
+# The share of the forward pass that "auto" freezes. In MobileNetV2 it gives block_5_add at every
+# image size, chosen among cuts on dev (see the README). Within a window below the share the cut
 # point with the smallest output is taken, because that is what is stored for each image.
 AUTO = 0.4
 WINDOW = 0.1
 
 Cut = str | float
+
+
+def nodes_in_order(net: keras.Model) -> list[Any]:
+    """Return the nodes of a functional net's graph, from input to output."""
+    depths = sorted(net._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in net._nodes_by_depth[depth]]
 
 
 def cut_points(net: keras.Model) -> list[str]:
@@ -34,11 +42,7 @@ def cut_points(net: keras.Model) -> list[str]:
     Returns:
         Names of operations, in topological order; the input is left out, the output is included.
     """
-    nodes = [
-        node
-        for depth in sorted(net._nodes_by_depth, reverse=True)
-        for node in net._nodes_by_depth[depth]
-    ]
+    nodes = nodes_in_order(net)
     readers: dict[int, int] = {}
     for node in nodes:
         for tensor in node.input_tensors:
@@ -61,6 +65,8 @@ def cut_points(net: keras.Model) -> list[str]:
 def frozen_share(net: keras.Model) -> dict[str, float]:
     """Return for each cut point the share of the forward pass's multiplications up to it.
 
+    Maps are counted as `unrounded` has them, so that the shares are the same at every image size.
+
     Args:
         net: a functional Keras model as `cut_points` takes it.
 
@@ -68,22 +74,49 @@ def frozen_share(net: keras.Model) -> dict[str, float]:
         The cut points in topological order, each with a share in [0, 1].
     """
     points = set(cut_points(net))
-    costs = {operation.name: multiplications(operation) for operation in net.operations}
+    costs = {o.name: multiplications(o, net.input_shape) for o in net.operations}
     total = sum(costs.values()) or 1
     so_far = itertools.accumulate(costs.values())
     return {name: cost / total for name, cost in zip(costs, so_far, strict=True) if name in points}
 
 
-def multiplications(operation: keras.Operation) -> int:
+def multiplications(operation: keras.Operation, input_shape: tuple[int | None, ...]) -> float:
     """Return how many multiplications an operation does for one image with its kernels.
 
     A kernel (all weights but biases, scales and averages, which are vectors) is applied at each
     position of the output. Attention, pooling and activations are not counted.
+
+    Args:
+        operation: of a net.
+        input_shape: of that net's images, (None, height, width, channels).
     """
     if not isinstance(operation, keras.layers.Layer) or isinstance(operation.output, list):
         return 0
-    positions = math.prod(operation.output.shape[1:-1])
+    positions = math.prod(unrounded(operation.output.shape, input_shape)[:-1])
     return positions * sum(math.prod(w.shape) for w in operation.weights if len(w.shape) > 1)
+
+
+def unrounded(shape: Sequence[int | None], input_shape: Sequence[int | None]) -> list[float]:
+    """Return the shape of an image's map as it would be if no stride had rounded its sides up.
+
+    The sides become the image's, divided by the nearest power of two: at 112 px a map of 4x4,
+    three strides after 28x28, counts as 3.5x3.5. With the sides as they are, the last layers would
+    weigh more at 80 and 112 px than at 96, and a share would mean another cut point there.
+
+    Args:
+        shape: of an operation's output, (None, ...).
+        input_shape: of the net's images, (None, height, width, channels).
+
+    Returns:
+        The shape without its first axis.
+    """
+    own = [float(side or 1) for side in shape[1:]]
+    if len(shape) != 4 or len(input_shape) != 4:
+        return own
+    for axis, image in enumerate(input_shape[1:3]):
+        if image and own[axis] > 1:
+            own[axis] = image / 2 ** round(math.log2(image / own[axis]))
+    return own
 
 
 def choose(net: keras.Model, cut: Cut) -> str:
@@ -112,7 +145,11 @@ def choose(net: keras.Model, cut: Cut) -> str:
                 f"nearest: {', '.join(nearest(cut, points, net))} (or auto, none, all, a share)"
             )
         return cut
-    size = {o.name: math.prod(o.output.shape[1:]) for o in net.operations if o.name in shares}
+    size = {
+        o.name: math.prod(unrounded(o.output.shape, net.input_shape))
+        for o in net.operations
+        if o.name in shares
+    }
     below = [name for name in points if shares[name] <= cut] or points[:1]
     window = [name for name in below if shares[name] >= cut - WINDOW] or below[-1:]
     return min(reversed(window), key=lambda name: size[name])

@@ -2,8 +2,8 @@
 
 With fixed averages BatchNormalization is a multiplication and an addition per channel, which a
 convolution's kernel and bias can do (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section
-3.2). Keras computes them one by one, as long as the convolution itself takes on a CPU. Only for
-the frozen passes: what is trained, and what is saved, keeps its BatchNormalization.
+3.2). Keras computes them one by one, which takes about as long as the convolutions on a CPU. Only
+for the frozen passes: what is trained, and what is saved, keeps its BatchNormalization.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+
+from stages.transfer.cuts import nodes_in_order
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
@@ -46,7 +48,7 @@ def folded(net: keras.Model) -> keras.Model:
 
 def foldable(net: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Return each BatchNormalization that alone reads a linear convolution, with that."""
-    nodes = [node for depth in net._nodes_by_depth.values() for node in depth]
+    nodes = nodes_in_order(net)
     producer = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
     readers = [id(tensor) for node in nodes for tensor in node.input_tensors]
     readers += [id(tensor) for tensor in net.outputs]

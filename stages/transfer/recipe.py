@@ -3,7 +3,7 @@
 Adam with decoupled weight decay (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101), a
 linear warm-up and a cosine to zero (https://arxiv.org/abs/1608.03983), smoothed labels (Szegedy et
 al. 2016, https://arxiv.org/abs/1512.00567). The head starts at zero, as in Kolesnikov et al. 2020
-(https://arxiv.org/abs/1912.11370), so that its first gradients do not disturb what is below.
+(https://arxiv.org/abs/1912.11370): all classes equally likely, whatever the features' scale.
 """
 
 import keras

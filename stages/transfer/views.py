@@ -9,7 +9,8 @@ class View:
 
     View 0 is the plain images. Each later one is moved by up to `shift` pixels in both directions,
     the border filled by reflection; odd ones are also mirrored left to right: the augmentation of
-    He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2), drawn once per view.
+    He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2), who fill with zeros and draw
+    anew for each epoch; here it is drawn once per view.
 
     Args:
         images: uint8 (n, 32, 32, 3).
