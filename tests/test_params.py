@@ -45,6 +45,7 @@ def test_the_projects_own_file_is_valid() -> None:
         ("gate", "minimum", 10**400, "gate.minimum = 1000"),
         ("evaluate", "batch_size", 10**26, "evaluate.batch_size = 1000"),
         ("backbone", "cut", 1.5, "backbone.cut = 1.5: expected auto, none, all, the name of a cut"),
+        ("backbone", "cut", "1.5", "backbone.cut = '1.5': expected auto"),
         ("backbone", "cut", True, "backbone.cut = True: expected auto"),
         ("backbone", "cut", None, "backbone.cut = None: expected auto"),
         ("backbone", "weights", "", "backbone.weights = ''"),
@@ -61,6 +62,10 @@ def test_a_mistake_names_key_value_and_what_is_allowed(
     with pytest.raises(PipelineError, match=re.escape(said)) as error:
         params.load(changed(tmp_path, section, key, value))
     assert "\n" not in str(error.value)
+
+
+def test_a_share_in_quotes_is_a_share(tmp_path: Path) -> None:
+    assert params.load(changed(tmp_path, "backbone", "cut", "0.5")).backbone.cut == 0.5
 
 
 @pytest.mark.parametrize(

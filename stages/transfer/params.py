@@ -36,7 +36,10 @@ def _number(value: Any) -> Any:
 
 def _cut(value: Any) -> Any:
     if isinstance(value, str):
-        return value
+        try:
+            value = float(value)  # a share in quotes
+        except ValueError:
+            return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError("expected auto, none, all, the name of a cut point, or a share in [0, 1]")
     return float(value)
