@@ -30,7 +30,8 @@ def test_each_point_is_allowed_and_names_all_that_differs(name: str, tmp_path: P
 
 
 def test_an_unknown_point_is_named() -> None:
-    with pytest.raises(PipelineError, match="POINT = 'fast': expected one of default, accurate, quick, fas"):
+    expected = "POINT = 'fast': expected one of default, accurate, quick, fastest"
+    with pytest.raises(PipelineError, match=expected):
         points.settings("fast")
 
 
