@@ -105,6 +105,7 @@ def check_surroundings() -> None:
 def use_project_environment() -> None:
     """Go on in the project's `.venv` if this interpreter lacks what the stages need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's ~/.keras/keras.json says
     if all(importlib.util.find_spec(name) for name in ("dvc", "tensorflow", "pydantic")):
         return
     python = PROJECT / ".venv/bin/python"

@@ -13,13 +13,20 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from stages.transfer import interruption
+from stages.transfer.errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from stages.transfer.params import Params
 
 MOVED = "CIFAR10_TRANSFER_MOVED"
 STAGES = (
@@ -52,23 +59,28 @@ def command_of(pid: int) -> tuple[int, list[str]]:
         return (int(shown[0]), shown[1:]) if shown else (0, [])
 
 
-def python_of_dvc() -> str | None:
-    """Return the interpreter of the DVC process that this one descends from, or None.
-
-    DVC runs a stage's command in a shell, where `python3` is whatever PATH says: without an
-    activated environment that is the system's.
-    """
+def process_of_dvc() -> tuple[int, list[str]] | None:
+    """Return the DVC process that this one descends from, its number and command line, or None."""
     pid = os.getppid()
     while pid > 1:
         parent, command = command_of(pid)
         words = [os.path.basename(word) for word in command[1:8]]
         if "dvc" in words and os.path.basename(command[0]).lower().startswith("python"):
-            if os.sep not in command[0]:
-                return shutil.which(command[0])
-            python = os.path.join(f"/proc/{pid}/cwd", command[0])  # as it is, if it is absolute
-            return os.path.join(os.path.realpath(os.path.dirname(python)), "python3")
+            return pid, command
         pid = parent
     return None
+
+
+def interpreter(pid: int, command: list[str]) -> str | None:
+    """Return the interpreter of a process that runs Python.
+
+    DVC runs a stage's command in a shell, where `python3` is whatever PATH says: without an
+    activated environment that is the system's, not DVC's own.
+    """
+    if os.sep not in command[0]:
+        return shutil.which(command[0])
+    python = os.path.join(f"/proc/{pid}/cwd", command[0])  # as it is, if it is absolute
+    return os.path.join(os.path.realpath(os.path.dirname(python)), "python3")
 
 
 @contextlib.contextmanager
@@ -84,7 +96,7 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except ImportError:  # its message says all
+        except (ImportError, KeyboardInterrupt):  # the message says all
             raise
         except BaseException:
             held.seek(0)
@@ -107,32 +119,31 @@ def lacks(error: ImportError) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run a stage, or check params.yaml; return the exit status."""
-    python = python_of_dvc()
-    here = os.path.realpath(os.path.dirname(sys.executable))
-    if python and os.path.dirname(python) != here and not os.environ.pop(MOVED, None):
-        os.environ[MOVED] = "1"  # once: what a process list shows is not always what runs
-        os.execv(python, [python, "-m", "stages", *arguments])  # noqa: S606
+    dvc = process_of_dvc()
+    if dvc and (python := interpreter(*dvc)):
+        here = os.path.realpath(os.path.dirname(sys.executable))
+        if os.path.dirname(python) != here and not os.environ.pop(MOVED, None):
+            os.environ[MOVED] = "1"  # once: what a process list shows is not always what runs
+            os.execv(python, [python, "-m", "stages", *arguments])  # noqa: S606
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     try:
-        from stages.transfer import params
-        from stages.transfer.errors import PipelineError
-    except ImportError as error:
-        return lacks(error)
-    try:
+        interruption.end_on_signals()
+        if dvc:
+            interruption.end_with(dvc[0])
+        elif "DVC_STAGE" in os.environ and os.getppid() == 1:
+            raise PipelineError("DVC has ended before this stage began; run `dvc repro` again")
         if arguments not in [["check"], *([stage] for stage in STAGES)]:
-            raise PipelineError(f"{arguments}: expected check or one of {', '.join(STAGES)}")
+            got = " ".join(arguments) or "no argument"
+            raise PipelineError(f"{got}: expected check or one of {', '.join(STAGES)}")
+        try:
+            from stages.transfer import params
+        except ImportError as error:
+            return lacks(error)
         checked = params.load()
         if arguments != ["check"]:
-            try:
-                with quiet_stderr():
-                    stage = importlib.import_module(f"stages.{arguments[0]}")
-            except ImportError as error:
-                return lacks(error)
-            # Keras warns each time that .h5 is a format of the past; it is the one asked for.
-            logging.getLogger("absl").setLevel(logging.ERROR)
-            stage.main(checked)
+            return run(arguments[0], checked)
     except PipelineError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -142,9 +153,31 @@ def main(arguments: list[str]) -> int:
     except OSError as error:  # a full disk, no permission
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; `dvc repro` goes on from the last finished stage", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            print(
+                f"{' '.join(arguments)}: interrupted; `dvc repro` goes on",
+                file=sys.stderr,
+                flush=True,
+            )
+        return 128 + getattr(error, "number", signal.SIGINT)
+    return 0
+
+
+def run(name: str, checked: Params) -> int:
+    """Run a stage, the parameters checked, alone in this folder; return the exit status."""
+    writes = name != "gate"
+    with interruption.alone_in(Path("data")) if writes else contextlib.nullcontext():
+        if writes:
+            interruption.clear_checkpoints(keep=name)
+        try:
+            with quiet_stderr():
+                stage = importlib.import_module(f"stages.{name}")
+        except ImportError as error:
+            return lacks(error)
+        # Keras warns each time that .h5 is a format of the past; it is the one asked for.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        stage.main(checked)
     return 0
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from stages.transfer import activations, backbones, batch_norm, classifier, parts, recipe, training
 from stages.transfer.batches import Batches
+from stages.transfer.checkpoints import Checkpoints, fingerprint
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.paths import (
     DATASET,
@@ -47,10 +48,14 @@ def main(params: "Params") -> None:
         metrics=["accuracy"],
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
-    result = training.fit(model, train, dev=dev, epochs=own.epochs, key="fine_tune")
+    checkpoints = Checkpoints("fine_tune", fingerprint("fine_tune"))
+    result = training.fit(
+        model, train, dev=dev, epochs=own.epochs, key="fine_tune", checkpoints=checkpoints
+    )
     if own.batch_norm == "re-estimated":
-        sample = range(min(len(train), RE_ESTIMATION // own.batch_size + 1))
-        batch_norm.re_estimate(trained, (train[i][0] for i in sample))
+        plain = Batches(views, y_train, classes, own.batch_size, own.seed)  # no mixed images
+        sample = range(min(len(plain), RE_ESTIMATION // own.batch_size + 1))
+        batch_norm.re_estimate(trained, (plain[i][0] for i in sample))
     batch_norm.copy_weights(trained, suffix)
     training.write_curve(result.curve, FINE_TUNE_CURVE)
     joined = classifier.join(net, name, image_size, head, own.test_time_flip)

@@ -27,11 +27,12 @@ def test_an_activation_beyond_float16_is_an_error(tmp_path: Path) -> None:
         activations.compute(model, np.ones((3, 2)), tmp_path / "a.npy", 2, "test")
 
 
-def test_a_disk_that_is_too_small_is_an_error_before_it_is_full(
+def test_a_disk_that_is_too_small_is_an_error_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = keras.Sequential([keras.Input((4, 4, 2**14)), keras.layers.Identity()])
+    assert activations.size(model) == 2**19
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
-    model = keras.Sequential([keras.Input((2**10,)), keras.layers.Identity()])
-    with pytest.raises(PipelineError, match="test: needs 2 MiB, 1 MiB are free"):
-        activations.compute(model, np.ones((2**10, 2**10)), tmp_path / "a.npy", 2, "test")
-    assert not (tmp_path / "a.npy").exists()
+    activations.require_space(2 * activations.size(model), tmp_path)
+    with pytest.raises(PipelineError, match=r"features: need 2 MiB, 1 MiB are free"):
+        activations.require_space(4 * activations.size(model), tmp_path)

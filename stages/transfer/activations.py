@@ -1,6 +1,7 @@
 """Activations at the cut: computed once, stored as float16."""
 
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,14 +34,7 @@ def compute(
     Raises:
         PipelineError: they do not fit on the disk, or one is beyond float16's range (65,504).
     """
-    shape = (len(images), *prefix.output_shape[1:])
-    needed, free = 2 * math.prod(shape), shutil.disk_usage(path.parent).free
-    if needed > free:  # writing to a mapped file on a full disk would kill the process
-        raise PipelineError(
-            f"{title}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free on the disk;"
-            " free some, or choose a later backbone.cut"
-        )
-    out = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    out = _reserved(path, (len(images), *prefix.output_shape[1:]), title)
     with (
         tqdm(total=len(images), unit="image", desc=title, mininterval=2, disable=None) as progress,
         np.errstate(over="ignore"),
@@ -57,6 +51,39 @@ def compute(
     out.flush()
     if progress.disable:  # no terminal to draw on: one line
         print(f"{title}: {len(images)} images", flush=True)
+
+
+def size(prefix: keras.Model) -> int:
+    """Return how many bytes the activations of one image take."""
+    return 2 * math.prod(prefix.output_shape[1:])
+
+
+def require_space(needed: int, folder: Path) -> None:
+    """Raise PipelineError unless as many bytes are free on the disk of a folder."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise PipelineError(
+            f"features: need {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free on the disk;"
+            " free some, or choose a later backbone.cut or fewer features.views"
+        )
+
+
+def _reserved(path: Path, shape: tuple[int, ...], title: str) -> np.memmap:
+    """Map a new file of zeros into memory, its blocks reserved.
+
+    Writing to a mapped file whose blocks a full disk cannot give kills the process.
+    """
+    out: np.memmap = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                raise PipelineError(
+                    f"{title}: {path.stat().st_size / 2**20:.0f} MiB: {error.strerror}; free some "
+                    "space, or choose a later backbone.cut or fewer features.views"
+                ) from error
+    return out
 
 
 def load(path: Path) -> Activations:

@@ -72,7 +72,11 @@ class Batches(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         """Draw the next epoch's order; Keras calls it."""
-        self._epoch += 1
+        self.go_to(self._epoch + 1)
+
+    def go_to(self, epoch: int) -> None:
+        """Give the batches of an epoch, counted from 0, as if those before it had been given."""
+        self._epoch = epoch
         self._start_epoch()
 
     def _start_epoch(self) -> None:

@@ -41,6 +41,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or move it where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.move(source, target)
+
+
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Return the digest of a file's bytes, in lower-case hexadecimal."""
     with path.open("rb") as file:

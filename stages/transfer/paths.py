@@ -12,6 +12,8 @@ MODEL = Path("cifar10.h5")
 FINE_TUNE_CURVE = Path("data/fine_tune/curve.csv")
 CONFUSION = Path("data/evaluate/confusion.csv")
 METRICS = Path("metrics.json")
+# No output: what an interrupted stage goes on from.
+CHECKPOINTS = Path("data/checkpoints")
 
 
 def train_view(number: int, folder: Path = FEATURES) -> Path:
