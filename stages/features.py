@@ -25,6 +25,7 @@ def main(params: "Params") -> None:
     net = backbones.build(name, image_size, WEIGHTS)
     # The weights in it stay fixed: this pass is the only one it needs.
     frozen = parts.frozen_part(net, name, image_size, params.backbone.cut)
+    print(f"cut: {parts.described(net, params.backbone.cut)}")
 
     x_train, x_dev = mapped(DATASET, "x_train"), mapped(DATASET, "x_dev")
     own = params.features

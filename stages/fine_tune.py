@@ -60,4 +60,4 @@ def main(params: "Params") -> None:
     training.write_curve(result.curve, FINE_TUNE_CURVE)
     joined = classifier.join(net, name, image_size, head, own.test_time_flip)
     classifier.save(joined, MODEL)
-    print(f"fine-tuned: accuracy on dev {result.dev_accuracy:.4f}, before any averaging")
+    print(f"fine-tuned: accuracy on dev {result.dev_accuracy:.4f}, without the mirror image")

@@ -1,5 +1,7 @@
 """BatchNormalization: the fused layer is Keras's layer, and follows a short training."""
 
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 import pytest
@@ -123,3 +125,11 @@ def test_weights_come_back_by_name() -> None:
     norm.set_weights([np.full(4, float(i)) for i in range(4)])
     batch_norm.copy_weights(twin, outer)
     assert [w[0] for w in outer.get_weights()] == [0, 1, 2, 3]
+
+
+def test_a_net_without_batch_norm_is_not_run_to_re_estimate_it() -> None:
+    def batches() -> Iterator[np.ndarray]:
+        pytest.fail("a batch was asked for")
+        yield X
+
+    batch_norm.re_estimate(keras.Sequential([keras.Input(X.shape[1:])]), batches())

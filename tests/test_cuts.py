@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.transfer import cuts
+from stages.transfer import cuts, parts
 from stages.transfer.errors import PipelineError
 
 
@@ -122,3 +122,9 @@ def test_every_share_chooses_a_cut_that_keeps_it(share: float) -> None:
     chosen = cuts.choose(MOBILENET, share)
     assert shares[chosen] <= share or chosen == next(iter(shares))
     assert shares[chosen] >= min(share - cuts.WINDOW, max(shares.values())) - 1e-9
+
+
+def test_a_cut_is_described() -> None:
+    assert parts.described(MOBILENET, "auto") == "block_5_add, 38% of the forward pass is frozen"
+    assert parts.described(MOBILENET, "all").endswith(", 100% of the forward pass is frozen")
+    assert parts.described(MOBILENET, "none") == "none, all of the net is fine-tuned"

@@ -103,6 +103,8 @@ def re_estimate(model: keras.Model, batches: Iterable[npt.NDArray[np.float32]]) 
         batches: inputs of the model, (n, ...) each, of the size it was trained with.
     """
     norms = [x for x in _layers(model) if isinstance(x, FusedBatchNormalization)]
+    if not norms:  # as in VGG
+        return
     sums = [[np.zeros(norm.moving_mean.shape) for _ in range(2)] for norm in norms]
     count = 0
     for norm in norms:

@@ -43,3 +43,11 @@ def trained_part(net: keras.Model, name: str, image_size: int, cut: cuts.Cut) ->
     prefix, suffix = cuts.split(net, cuts.choose(net, cut))
     prefix.trainable = False
     return suffix
+
+
+def described(net: keras.Model, cut: cuts.Cut) -> str:
+    """Say where a setting of `backbone.cut` cuts a net, and how much of it that freezes."""
+    if cut == "none":
+        return "none, all of the net is fine-tuned"
+    at = cuts.choose(net, cut)
+    return f"{at}, {cuts.frozen_share(net)[at]:.0%} of the forward pass is frozen"
