@@ -72,21 +72,23 @@ def main() -> None:
 
     with quiet_stderr():
         from stages import backbone, download, features, fine_tune, preprocess, train_head
+    from stages.transfer.interruption import ending_on_signals
     from stages.transfer.reproduction import reproduce
 
-    # The data: CIFAR-10, with part of its training images held out for every choice.
-    reproduce(PROJECT, download.main)
-    reproduce(PROJECT, preprocess.main)
-    # Build: an application from keras.applications, with what it learnt on ImageNet.
-    reproduce(PROJECT, backbone.main)
-    # Freeze its first layers. Their output never changes again: it is computed once and kept.
-    reproduce(PROJECT, features.main)
-    # Train a new head on top, everything below it frozen.
-    reproduce(PROJECT, train_head.main)
-    # Fine-tune: unfreeze the layers after the cut and train them on, together with the head.
-    reproduce(PROJECT, fine_tune.main)
-    # Save: prefix, suffix and head as one compiled model, in the current folder.
-    save(PROJECT / MODEL, Path.cwd() / MODEL)
+    with ending_on_signals():
+        # The data: CIFAR-10, with part of its training images held out for every choice.
+        reproduce(PROJECT, download.main)
+        reproduce(PROJECT, preprocess.main)
+        # Build: an application from keras.applications, with what it learnt on ImageNet.
+        reproduce(PROJECT, backbone.main)
+        # Freeze its first layers. Their output never changes again: it is computed once and kept.
+        reproduce(PROJECT, features.main)
+        # Train a new head on top, everything below it frozen.
+        reproduce(PROJECT, train_head.main)
+        # Fine-tune: unfreeze the layers after the cut and train them on, together with the head.
+        reproduce(PROJECT, fine_tune.main)
+        # Save: prefix, suffix and head as one compiled model, in the current folder.
+        save(PROJECT / MODEL, Path.cwd() / MODEL)
 
 
 def check_surroundings() -> None:
@@ -145,5 +147,6 @@ provide_learning_phase()
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the next run goes on from the last finished stage")
+    except KeyboardInterrupt as interrupted:
+        print("interrupted; the next run goes on from there", file=sys.stderr)
+        sys.exit(128 + getattr(interrupted, "number", 2))

@@ -13,14 +13,13 @@ import importlib
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.transfer import interruption
+from stages.transfer import faults, interruption
 from stages.transfer.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -118,7 +117,29 @@ def lacks(error: ImportError) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a stage, or check params.yaml; return the exit status."""
+    """Run a stage, or check params.yaml, and say in one line why that failed, or was interrupted.
+
+    Returns:
+        The exit status.
+    """
+    under_dvc = "DVC_STAGE" in os.environ
+    try:
+        with interruption.ending_on_signals():
+            return start(arguments)
+    except PipelineError as error:
+        line, status = f"error: {' '.join(str(error).split())}", 1
+    except OSError as error:
+        line, status = f"error: {faults.line(error, under_dvc)}", 1
+    except KeyboardInterrupt as error:
+        line = f"{' '.join(arguments)}: interrupted; `dvc repro` goes on"
+        status = interruption.status(error)
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        print(line, file=sys.stderr, flush=True)
+    return status
+
+
+def start(arguments: list[str]) -> int:
+    """Settle the environment, check params.yaml, run the stage; return the exit status."""
     dvc = process_of_dvc()
     if dvc and (python := interpreter(*dvc)):
         here = os.path.realpath(os.path.dirname(sys.executable))
@@ -128,40 +149,19 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    if dvc:
+        interruption.end_with(dvc[0])
+    elif "DVC_STAGE" in os.environ and os.getppid() == 1:
+        raise PipelineError("DVC has ended before this stage began; run `dvc repro` again")
+    if arguments not in [["check"], *([stage] for stage in STAGES)]:
+        got = " ".join(arguments) or "no argument"
+        raise PipelineError(f"{got}: expected check or one of {', '.join(STAGES)}")
     try:
-        interruption.end_on_signals()
-        if dvc:
-            interruption.end_with(dvc[0])
-        elif "DVC_STAGE" in os.environ and os.getppid() == 1:
-            raise PipelineError("DVC has ended before this stage began; run `dvc repro` again")
-        if arguments not in [["check"], *([stage] for stage in STAGES)]:
-            got = " ".join(arguments) or "no argument"
-            raise PipelineError(f"{got}: expected check or one of {', '.join(STAGES)}")
-        try:
-            from stages.transfer import params
-        except ImportError as error:
-            return lacks(error)
-        checked = params.load()
-        if arguments != ["check"]:
-            return run(arguments[0], checked)
-    except PipelineError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except FileNotFoundError as error:
-        print(f"error: {error.filename} is missing; run `dvc repro`", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full disk, no permission
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        with contextlib.suppress(OSError):  # the terminal may have gone
-            print(
-                f"{' '.join(arguments)}: interrupted; `dvc repro` goes on",
-                file=sys.stderr,
-                flush=True,
-            )
-        return 128 + getattr(error, "number", signal.SIGINT)
-    return 0
+        from stages.transfer import params
+    except ImportError as error:
+        return lacks(error)
+    checked = params.load()
+    return 0 if arguments == ["check"] else run(arguments[0], checked)
 
 
 def run(name: str, checked: Params) -> int:
@@ -169,7 +169,7 @@ def run(name: str, checked: Params) -> int:
     writes = name != "gate"
     with interruption.alone_in(Path("data")) if writes else contextlib.nullcontext():
         if writes:
-            interruption.clear_checkpoints(keep=name)
+            interruption.clear_checkpoints(STAGES[: STAGES.index(name)])
         try:
             with quiet_stderr():
                 stage = importlib.import_module(f"stages.{name}")

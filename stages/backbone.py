@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.transfer import backbones, places
+from stages.transfer import backbones, hdf5, places
 from stages.transfer.applications import APPLICATIONS
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.errors import PipelineError
-from stages.transfer.files import digest, replacing
+from stages.transfer.files import digest
 from stages.transfer.paths import WEIGHTS
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ def main(params: "Params") -> None:
     make_deterministic(0)
     name, image_size = params.backbone.name, params.backbone.image_size
     if params.backbone.weights == "random":
-        with replacing(WEIGHTS) as partial:
-            backbones.original(name, image_size).save_weights(partial)
+        hdf5.save_weights(backbones.original(name, image_size), WEIGHTS)
         print(f"{name}: random weights, good for nothing but trying the pipeline")
         return
 
@@ -36,8 +35,7 @@ def main(params: "Params") -> None:
                 f"backbone.weights = {params.backbone.weights!r}: there is no such file; expected "
                 "imagenet, random or the path of a weights file"
             )
-        with replacing(WEIGHTS) as partial:
-            backbones.original(name, image_size, given).save_weights(partial)
+        hdf5.save_weights(backbones.original(name, image_size, given), WEIGHTS)
         print(f"{name}: {given}, sha256 {digest(given)}")
         return
 
@@ -66,5 +64,4 @@ def main(params: "Params") -> None:
         place = places.fetch([*places.mirror_places(names), official.url], fetched, accept)
         # Keras tells the format by the name that the file had where it came from.
         fetched = fetched.rename(fetched.with_name(Path(place).name))
-        with replacing(WEIGHTS) as partial:
-            backbones.original(name, image_size, fetched).save_weights(partial)
+        hdf5.save_weights(backbones.original(name, image_size, fetched), WEIGHTS)

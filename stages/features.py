@@ -35,14 +35,17 @@ def main(params: "Params") -> None:
     }
     images[dev_features()] = x_dev
     done = Checkpoints("features", fingerprint("features"))
-    missing = {path: x for path, x in images.items() if not (done.folder / path.name).exists()}
+    missing = {path: x for path, x in images.items() if not done.has(path.name)}
     if len(missing) < len(images):
-        print(f"{done.folder}: {len(images) - len(missing)} of {len(images)} files were finished")
+        print(
+            f"{done.folder}: {len(images) - len(missing)} of {len(images)} files were finished",
+            flush=True,
+        )
     each = activations.size(frozen)
     print(f"{each / 2**10:.1f} KiB an image at the cut", flush=True)
     activations.require_space(each * sum(map(len, missing.values())), done.folder)
     for path, x in missing.items():
-        with replacing(done.folder / path.name) as partial:
+        with done.writing(path.name) as partial:
             activations.compute(frozen, x, partial, own.batch_size, path.stem)
     with replacing(FEATURES) as folder:
         folder.mkdir()

@@ -34,5 +34,5 @@ def test_a_disk_that_is_too_small_is_an_error_before_any_work(
     assert activations.size(model) == 2**19
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     activations.require_space(2 * activations.size(model), tmp_path)
-    with pytest.raises(PipelineError, match=r"features: need 2 MiB, 1 MiB are free"):
+    with pytest.raises(OSError, match=r"features need 2 MiB, 1 MiB are free"):
         activations.require_space(4 * activations.size(model), tmp_path)

@@ -13,6 +13,7 @@ from stages.transfer import recipe, training
 from stages.transfer.batches import Batches
 from stages.transfer.checkpoints import Checkpoints, fingerprint
 from stages.transfer.determinism import make_deterministic
+from stages.transfer.interruption import clear_checkpoints
 from tests.conftest import Project, one_line
 
 RNG = np.random.default_rng(1)
@@ -119,6 +120,30 @@ def test_a_folder_without_its_fingerprint_is_removed(tmp_path: Path, record: byt
     checkpoints.save("training", {"x": np.zeros(3)})
     (tmp_path / "fine_tune/fingerprint.json").write_bytes(record)
     assert Checkpoints("fine_tune", {"params": 1}, tmp_path).load("training") is None
+
+
+def test_a_file_that_changed_after_it_was_finished_is_not_there(tmp_path: Path) -> None:
+    """Through an output that shares its bytes, say, edited in place."""
+    checkpoints = Checkpoints("features", {}, tmp_path)
+    assert not checkpoints.has("a.npy")
+    with checkpoints.writing("a.npy") as path:
+        path.write_bytes(b"finished")
+        assert not checkpoints.has("a.npy")
+    assert Checkpoints("features", {}, tmp_path).has("a.npy")
+    output = tmp_path / "output.npy"
+    output.hardlink_to(checkpoints.folder / "a.npy")
+    output.chmod(0o444)  # as DVC does
+    assert checkpoints.has("a.npy")
+    output.chmod(0o644)
+    output.write_bytes(b"finished")
+    assert not checkpoints.has("a.npy")
+
+
+def test_a_stage_removes_the_checkpoints_of_those_before_it(tmp_path: Path) -> None:
+    for stage in ("features", "fine_tune"):
+        Checkpoints(stage, {}, tmp_path)
+    clear_checkpoints(("download", "features"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["fine_tune"]
 
 
 def test_a_stale_checkpoint_is_removed_with_a_line(

@@ -1,5 +1,6 @@
 """Activations at the cut: computed once, stored as float16."""
 
+import errno
 import math
 import os
 import shutil
@@ -32,9 +33,10 @@ def compute(
         title: label of the progress bar.
 
     Raises:
-        PipelineError: they do not fit on the disk, or one is beyond float16's range (65,504).
+        PipelineError: one is beyond float16's range (65,504).
+        OSError: they do not fit on the disk.
     """
-    out = _reserved(path, (len(images), *prefix.output_shape[1:]), title)
+    out = _reserved(path, (len(images), *prefix.output_shape[1:]))
     with (
         tqdm(total=len(images), unit="image", desc=title, mininterval=2, disable=None) as progress,
         np.errstate(over="ignore"),
@@ -59,16 +61,18 @@ def size(prefix: keras.Model) -> int:
 
 
 def require_space(needed: int, folder: Path) -> None:
-    """Raise PipelineError unless as many bytes are free on the disk of a folder."""
+    """Raise OSError unless as many bytes are free on the disk of a folder."""
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise PipelineError(
-            f"features: need {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free on the disk;"
-            " free some, or choose a later backbone.cut or fewer features.views"
+        raise OSError(
+            errno.ENOSPC,
+            f"features need {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free on the disk "
+            "(a later backbone.cut or fewer features.views need less)",
+            str(folder),
         )
 
 
-def _reserved(path: Path, shape: tuple[int, ...], title: str) -> np.memmap:
+def _reserved(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """Map a new file of zeros into memory, its blocks reserved.
 
     Writing to a mapped file whose blocks a full disk cannot give kills the process.
@@ -76,13 +80,7 @@ def _reserved(path: Path, shape: tuple[int, ...], title: str) -> np.memmap:
     out: np.memmap = np.lib.format.open_memmap(path, "w+", np.float16, shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with path.open("r+b") as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            except OSError as error:
-                raise PipelineError(
-                    f"{title}: {path.stat().st_size / 2**20:.0f} MiB: {error.strerror}; free some "
-                    "space, or choose a later backbone.cut or fewer features.views"
-                ) from error
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return out
 
 

@@ -2,8 +2,8 @@
 
 They stand in a folder of their own, outside the outputs, which DVC deletes before it runs a stage.
 Each folder carries the fingerprint of all that its content depends on; under another fingerprint it
-is thrown away. The launcher removes a stage's checkpoints when another stage starts: by then DVC
-has recorded what they led to.
+is thrown away. The launcher removes a stage's checkpoints when a later stage starts: by then DVC
+has recorded what they led to. Anybody may remove them at any time.
 """
 
 import json
@@ -11,7 +11,8 @@ import os
 import platform
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,30 @@ class Checkpoints:
             partial.write_text(json.dumps(depends_on))
             _to_disk(partial)
 
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Give a path to write a file to, which `has` will know as the block left it.
+
+        The outputs may share the file's bytes, by a hard link: who writes to an output in place
+        changes the checkpoint as well, and must not find it in the next run's results.
+        """
+        with replacing(self.folder / name) as partial:
+            yield partial
+            _to_disk(partial)
+        with replacing(self._mark(name)) as partial:
+            partial.write_text(json.dumps(_state(self.folder / name)))
+
+    def has(self, name: str) -> bool:
+        """Return whether a file is there and has not changed since `writing`."""
+        try:
+            found: Any = json.loads(self._mark(name).read_text())
+            return found == _state(self.folder / name)
+        except (OSError, ValueError):
+            return False
+
+    def _mark(self, name: str) -> Path:
+        return self.folder / f"{name}.finished.json"
+
     def save(self, name: str, arrays: Mapping[str, npt.NDArray]) -> None:
         """Store arrays under a name, in the place of what stood there, whole or not at all."""
         with replacing(self.folder / f"{name}.npz") as partial:
@@ -116,8 +141,13 @@ def _value(content: Any, key: str) -> Any:
 def _identity(path: Path) -> Any:
     if not path.is_dir():
         return digest(path)
-    parts = sorted(path.iterdir())
-    return [[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
+    return [[part.name, *_state(part)] for part in sorted(path.iterdir())]
+
+
+def _state(path: Path) -> list[int]:
+    """Return a file's size in bytes and the time of its last change, which differ if it does."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _usable_processors() -> int | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from stages.transfer import recipe
+from stages.transfer import hdf5, recipe
 from stages.transfer.backbones import on_raw_images
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import replacing
@@ -83,8 +83,7 @@ def mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
 
 def save(model: keras.Model, path: Path) -> None:
     """Save a compiled model as one .h5 file, whole or not at all."""
-    with replacing(path) as partial:
-        model.save(partial)
+    hdf5.save_model(model, path)
 
 
 def save_head(head: keras.layers.Dense, dev_accuracy: float, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -11,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from stages.transfer import synthetic
+from stages.transfer import interruption, synthetic
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest
 from stages.transfer.params import PARAMS, load
 from stages.transfer.paths import ARCHIVE
+from stages.transfer.reproduction import run_dvc
 
 PROJECT = Path(__file__).resolve().parents[2]
 COPIED = (
@@ -84,19 +84,16 @@ def copy_project(
 def main() -> int:
     """Run the demo; return the exit status of the pipeline."""
     load(PROJECT / PARAMS)
-    with tempfile.TemporaryDirectory(prefix="cifar10-demo-") as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix="cifar10-demo-",
+        ignore_cleanup_errors=True,  # a stage that is interrupted may still tidy up
+    ) as temporary:
         folder, mirror = Path(temporary, "project"), Path(temporary, "mirror")
         copy_project(folder, mirror, 300, SETTINGS)
         print(f"demo: 1500 drawn images, a small random backbone, in {folder}", flush=True)
         environment = os.environ | {"MIRROR": str(mirror)}
         for command in (["repro"], ["metrics", "show", "--md"]):
-            status = subprocess.run(  # noqa: S603
-                [sys.executable, "-m", "dvc", *command],
-                cwd=folder,
-                env=environment,
-                check=False,
-            ).returncode
-            if status:
+            if status := run_dvc(command, folder, environment):
                 return status
     print("demo: finished. Its accuracy means nothing: the images are drawn, the backbone random.")
     return 0
@@ -104,8 +101,11 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        with interruption.ending_on_signals():
+            status = main()
     except PipelineError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    except KeyboardInterrupt as error:
+        print("demo: interrupted; nothing is left of it", file=sys.stderr)
+        status = interruption.status(error)
+    sys.exit(status)

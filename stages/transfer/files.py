@@ -21,6 +21,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         A path in the same folder (so that the rename is atomic), with the same suffix, because
         Keras chooses a file's format by its suffix. Nothing exists there yet.
+
+    Raises:
+        OSError: it cannot be written; the error names `path` where it would name no file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
@@ -30,6 +33,10 @@ def replacing(path: Path) -> Iterator[Path]:
         if partial.is_dir():
             _remove(path)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk is found in write(), which has no name
+            error.filename = str(path)
+        raise
     finally:
         _remove(partial)
 

@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +25,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PATIENCE = 60  # seconds that a run waits for one before it that is about to end
-GRACE = 30  # seconds that a stage has to end by itself when DVC has gone
+GRACE = 30  # seconds that a stage has to end by itself once it is told to
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,10 +40,14 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-def end_on_signals() -> None:
-    """Let Ctrl-C, SIGTERM and a closed terminal raise `Interrupted`, once, in the main thread.
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and a closed terminal raise `Interrupted` in the block.
 
-    What is ignored stays so (`nohup`, a script's background job).
+    After the first of them, and after the block, they are ignored: a second one must disturb
+    neither the tidying up nor the way out. An exception that comes from nowhere can get lost, in a
+    destructor, say; then SIGALRM ends the process. What is ignored stays so (`nohup`, a script's
+    background job). To be used in the main thread.
     """
     numbers = [
         number
@@ -51,13 +55,27 @@ def end_on_signals() -> None:
         if signal.getsignal(number) != signal.SIG_IGN
     ]
 
+    def ignore() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
     def end(number: int, _: FrameType | None) -> None:
-        for each in numbers:  # a second one must not disturb the tidying up
-            signal.signal(each, signal.SIG_IGN)
+        ignore()
+        if hasattr(signal, "alarm"):  # not on Windows
+            signal.alarm(GRACE)
         raise Interrupted(number)
 
     for number in numbers:
         signal.signal(number, end)
+    try:
+        yield
+    finally:
+        ignore()
+
+
+def status(interrupted: KeyboardInterrupt) -> int:
+    """Return the exit status that tells a shell which signal ended a process."""
+    return 128 + getattr(interrupted, "number", signal.SIGINT)
 
 
 def end_with(pid: int) -> None:
@@ -93,14 +111,10 @@ def wait_for(pid: int) -> None:
     os.close(descriptor)
 
 
-def clear_checkpoints(keep: str, folder: Path = CHECKPOINTS) -> None:
-    """Remove the checkpoints of all stages but one, which is about to run.
-
-    DVC has recorded by then what the others led to.
-    """
-    for left in folder.iterdir() if folder.is_dir() else ():
-        if left.name != keep:
-            shutil.rmtree(left, ignore_errors=True)
+def clear_checkpoints(stages: Sequence[str], folder: Path = CHECKPOINTS) -> None:
+    """Remove the checkpoints of stages whose results DVC has recorded, because a later one runs."""
+    for stage in stages:
+        shutil.rmtree(folder / stage, ignore_errors=True)
 
 
 @contextlib.contextmanager
