@@ -87,7 +87,10 @@ def edit(key: bytes, value: Any) -> Callable[[dict], None]:
         (edit(b"labels", [0] * 19), "19 labels for 20 images"),
         (edit(b"labels", None), "NoneType for 20 images"),
         (edit(b"data", np.zeros((20, 1024), "uint8")), "data is uint8 (20, 1024), expected"),
-        (edit(b"data", np.zeros((20, 3072), "float32")), "data is float32 (20, 3072)"),
+        (
+            edit(b"data", np.zeros((20, 3072), "float32")),
+            "an array of the type 'f4', expected uint8",
+        ),
         (edit(b"data", [[0] * 3072] * 20), "data is list"),
         (lambda c: c["batches.meta"].update({b"label_names": [b"cat"]}), "expected ten names"),
     ],

@@ -5,14 +5,13 @@ dictionary with `data`, uint8 (n, 3072), channel after channel, and `labels`, a 
 and `batches.meta` with `label_names`.
 """
 
-import pickle
-import tarfile
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from stages.transfer import pickles, tar_members
 from stages.transfer.errors import PipelineError
 
 TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -22,6 +21,7 @@ IMAGE_SHAPE = (32, 32, 3)
 CLASSES = 10
 # A batch of 10,000 images takes 31 MB; a member far above that is no CIFAR-10.
 MEMBER_LIMIT = 64 * 2**20
+NAME_LIMIT = 100  # bytes
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.uint8]
@@ -45,17 +45,6 @@ class Cifar10(NamedTuple):
     class_names: list[str]
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles what an array of numbers needs and nothing else: a pickle can call any function."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
 def read(archive: Path) -> Cifar10:
     """Read and check the archive, in memory; nothing is extracted.
 
@@ -66,69 +55,60 @@ def read(archive: Path) -> Cifar10:
         Images, labels and class names.
 
     Raises:
-        PipelineError: not a whole tar file, a member is missing, twice there or too large, a
-            pickle asks for anything but arrays, or an array or label is not CIFAR-10's.
+        PipelineError: not a whole tar file or too large a one, a member is missing or twice there,
+            a pickle holds anything but plain values and arrays, or an array or label is not
+            CIFAR-10's.
     """
     if not archive.exists():
         raise PipelineError(f"{archive} is missing; run `dvc repro`")
     wanted = {*TRAIN_BATCHES, TEST_BATCH, META}
-    members: dict[str, dict[bytes, Any]] = {}
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = Path(member.name).name
-                if name not in wanted:
-                    continue
-                if name in members:
-                    raise PipelineError(f"{archive}: {name} is there twice, expected once")
-                file = tar.extractfile(member) if member.isreg() else None
-                if file is None or member.size > MEMBER_LIMIT:
-                    raise PipelineError(
-                        f"{archive}: {name} has {member.size} bytes and type {member.type!r}, "
-                        f"expected a plain file of at most {MEMBER_LIMIT} bytes"
-                    )
-                members[name] = _unpickle(file, f"{archive}: {name}")
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise PipelineError(f"{archive}: not a whole tar.gz archive: {reason}") from error
-    if missing := sorted(wanted - members.keys()):
+    batches: dict[str, tuple[Images, Labels]] = {}
+    class_names: list[str] = []
+    for name, pickled in tar_members.read(archive, wanted, MEMBER_LIMIT):
+        where = f"{archive}: {name}"
+        content = _unpickle(pickled, where)
+        if name == META:
+            class_names = _class_names(content, where)
+        else:
+            batches[name] = _batch(content, where)
+    found = batches.keys() | ({META} if class_names else set())
+    if missing := sorted(wanted - found):
         raise PipelineError(f"{archive}: lacks {', '.join(missing)}; expected all of CIFAR-10")
 
-    train = [_batch(members[name], f"{archive}: {name}") for name in TRAIN_BATCHES]
-    x_test, y_test = _batch(members[TEST_BATCH], f"{archive}: {TEST_BATCH}")
+    x_test, y_test = batches[TEST_BATCH]
     return Cifar10(
-        np.concatenate([x for x, _ in train]),
-        np.concatenate([y for _, y in train]),
+        np.concatenate([batches[name][0] for name in TRAIN_BATCHES]),
+        np.concatenate([batches[name][1] for name in TRAIN_BATCHES]),
         x_test,
         y_test,
-        _class_names(members[META], f"{archive}: {META}"),
+        class_names,
     )
 
 
-def _unpickle(file: IO[bytes], where: str) -> dict[bytes, Any]:
+def _unpickle(content: bytes, where: str) -> dict[Any, Any]:
     try:
-        content = _ArraysOnly(file, encoding="bytes").load()
-    except (tarfile.TarError, EOFError, OSError):
-        raise
-    # A damaged pickle can raise nearly anything; all of it means the same to the reader.
-    except Exception as error:
+        value = pickles.loads(content)
+    except PipelineError as error:
         raise PipelineError(f"{where}: expected a pickle of arrays only: {error}") from error
-    if not isinstance(content, dict):
-        raise PipelineError(f"{where}: holds a {type(content).__name__}, expected a dictionary")
-    return content
+    if not isinstance(value, dict):
+        raise PipelineError(f"{where}: holds a {type(value).__name__}, expected a dictionary")
+    return value
 
 
 def _batch(content: dict[bytes, Any], where: str) -> tuple[Images, Labels]:
     data, labels = content.get(b"data"), content.get(b"labels")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
-        got = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+    if not isinstance(data, np.ndarray) or data.shape[1:] != (3072,):
+        got = f"uint8 {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise PipelineError(f"{where}: data is {got}, expected uint8 (n, 3072)")
     if not isinstance(labels, list) or len(labels) != len(data) or not labels:
         got = f"{len(labels)} labels" if isinstance(labels, list) else type(labels).__name__
         raise PipelineError(f"{where}: {got} for {len(data)} images, expected a list of as many")
     for label in labels:
         if type(label) is not int or not 0 <= label < CLASSES:
-            raise PipelineError(f"{where}: label {label!r}, expected an integer from 0 to 9")
+            # Shown only if that is short: nested lists and long integers may not be.
+            short = type(label) in (bool, float) or (type(label) is int and abs(label) < 2**63)
+            got = label if short else type(label).__name__
+            raise PipelineError(f"{where}: label {got}, expected an integer from 0 to 9")
     images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.array(labels, np.uint8)
 
@@ -137,10 +117,13 @@ def _class_names(content: dict[bytes, Any], where: str) -> list[str]:
     names = content.get(b"label_names")
     if (
         not isinstance(names, list)
+        or not all(isinstance(name, bytes) and len(name) <= NAME_LIMIT for name in names)
+        or len(set(names)) != CLASSES
         or len(names) != CLASSES
-        or not all(isinstance(name, bytes) for name in names)
     ):
-        raise PipelineError(f"{where}: label_names is {names!r}, expected ten names")
+        raise PipelineError(
+            f"{where}: label_names: expected ten names of at most {NAME_LIMIT} bytes, none twice"
+        )
     return [name.decode("utf-8", "replace") for name in names]
 
 
