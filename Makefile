@@ -6,7 +6,7 @@ DVC := $(BIN)/dvc
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo point backbones bench lint lock clean
+.PHONY: reproduce test demo point backbones bench frontier lint lock audit clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
@@ -35,6 +35,14 @@ lint: .venv/development
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# --strict: a package that PyPI does not answer for is a failure, not one without vulnerabilities. Of
+# what goes to stderr the last line is the result, a traceback's too.
+audit: .venv/development ## ask PyPI for known vulnerabilities of what is locked: needs the network
+	@exec 3>&1; said=$$($(BIN)/python -m pip_audit --strict --require-hashes --disable-pip \
+		--progress-spinner off -r requirements.txt -r requirements-dev.txt 2>&1 >&3); status=$$?; \
+	echo "$$said" | tail -n 1; test $$status = 0 || { echo 'error: audit: a known vulnerability (listed' \
+		'above), or no answer from PyPI, and then nothing is known: try again' >&2; exit 1; }
 
 lock: .venv/development ## write the newest allowed versions, with hashes
 	@$(LOCK) --upgrade pyproject.toml --output-file requirements.txt
