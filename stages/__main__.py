@@ -148,7 +148,9 @@ def start(arguments: list[str]) -> int:
             os.execv(python, [python, "-m", "stages", *arguments])  # noqa: S606
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    # The last two would cut training short behind the back of params.yaml.
+    for name in ("TF_USE_LEGACY_KERAS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
+        os.environ.pop(name, None)
     if dvc:
         interruption.end_with(dvc[0])
     elif "DVC_STAGE" in os.environ and os.getppid() == 1:
@@ -178,6 +180,10 @@ def run(name: str, checked: Params) -> int:
         # Keras warns each time that .h5 is a format of the past; it is the one asked for.
         logging.getLogger("absl").setLevel(logging.ERROR)
         stage.main(checked)
+        if writes:
+            from stages.transfer import environment
+
+            environment.record(name)
     return 0
 
 

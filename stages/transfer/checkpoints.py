@@ -8,7 +8,6 @@ has recorded what they led to. Anybody may remove them at any time.
 
 import json
 import os
-import platform
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,17 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 import yaml
 
+from stages.transfer.environment import environment
 from stages.transfer.files import digest, replacing
 from stages.transfer.paths import CHECKPOINTS
 
 FINGERPRINT = "fingerprint.json"
-THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 def fingerprint(stage: str) -> dict[str, Any]:
@@ -37,25 +34,14 @@ def fingerprint(stage: str) -> dict[str, Any]:
 
     Returns:
         Its parameters; its dependencies, a file by its digest, the files in a folder, which may be
-        many gigabytes, by size and time of last change; the versions of the libraries; the
-        machine and its threads.
+        many gigabytes, by size and time of last change; the environment.
     """
     own = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
     values = yaml.safe_load(Path("params.yaml").read_text())
     return {
         "params": {key: _value(values, key) for key in own["params"]},
         "deps": {path: _identity(Path(path)) for path in own["deps"]},
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
-        "machine": {
-            "processor": platform.machine(),
-            "processors": _usable_processors(),
-            **{name: os.environ.get(name) for name in THREADS},
-        },
+        "environment": environment(),
     }
 
 
@@ -148,11 +134,6 @@ def _state(path: Path) -> list[int]:
     """Return a file's size in bytes and the time of its last change, which differ if it does."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
-
-
-def _usable_processors() -> int | None:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def _difference(found: Any, expected: dict[str, Any]) -> str:

@@ -1,13 +1,12 @@
 """The tables of `make bench`: a row for each way, seconds as ratios to the first row's."""
 
 import csv
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from stages.transfer.environment import processor_model, usable_processors
 from stages.transfer.files import replacing
 
 EPOCH_IMAGES = 45_000  # CIFAR-10's training images without dev
@@ -84,17 +83,7 @@ def digits(value: float) -> str:
 
 def hardware() -> str:
     """Return the processor's model and the number of cores this process may use."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass  # macOS
-    usable = getattr(os, "sched_getaffinity", None)
-    cores = len(usable(0)) if usable else os.cpu_count()
-    return f"{model}, {cores} cores"
+    return f"{processor_model()}, {usable_processors()} cores"
 
 
 def header(archive_digest: str, images: int | None) -> str:
