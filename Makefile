@@ -31,6 +31,9 @@ backbones: .venv/runtime ## print the applications that can be the backbone
 bench: .venv/runtime ## time it beside two other ways, in about 15 minutes; BENCH=--help shows options
 	@$(BIN)/python -m stages.transfer.bench $(BENCH)
 
+frontier: .venv/development ## draw the README's plot, print its tables, from bench/frontier.csv
+	@$(BIN)/python -m stages.transfer.bench.frontier
+
 lint: .venv/development
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
