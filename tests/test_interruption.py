@@ -51,7 +51,7 @@ class Run:
         self.log = project.folder.parent / f"log-{time.monotonic_ns()}.txt"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command or [BIN / "dvc", "repro", stage],
+                command or [str(BIN / "dvc"), "repro", stage],
                 cwd=folder or project.folder,
                 env={**os.environ, "MIRROR": str(project.mirror)},
                 stdout=log,

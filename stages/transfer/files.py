@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
         Keras chooses a file's format by its suffix. Nothing exists there yet.
 
     Raises:
-        OSError: it cannot be written; the error names `path` where it would name no file.
+        OSError: it cannot be written; the error then names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
@@ -34,8 +34,10 @@ def replacing(path: Path) -> Iterator[Path]:
             _remove(path)
         os.replace(partial, path)
     except OSError as error:
-        if error.errno and not error.filename:  # a full disk is found in write(), which has no name
-            error.filename = str(path)
+        # A full disk is found in write(), which has no name, or in a copy, which has two.
+        names = {str(error.filename), str(error.filename2)}
+        if error.errno and (not error.filename or str(partial) in names):
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         _remove(partial)
