@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.transfer import backbones, hdf5, places
+from stages.transfer import backbones, hdf5, places, weights_file
 from stages.transfer.applications import APPLICATIONS
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.errors import PipelineError
@@ -31,10 +31,12 @@ def main(params: "Params") -> None:
     if params.backbone.weights != "imagenet":
         given = places.from_project(Path(params.backbone.weights).expanduser())
         if not given.is_file():
+            what = "is no file" if given.exists() else "there is no such file"
             raise PipelineError(
-                f"backbone.weights = {params.backbone.weights!r}: there is no such file; expected "
-                "imagenet, random or the path of a weights file"
+                f"backbone.weights = {params.backbone.weights!r}: {what}; expected imagenet, "
+                "random or the path of a weights file"
             )
+        weights_file.check(given)
         hdf5.save_weights(backbones.original(name, image_size, given), WEIGHTS)
         print(f"{name}: {given}, sha256 {digest(given)}")
         return
@@ -64,4 +66,5 @@ def main(params: "Params") -> None:
         place = places.fetch([*places.mirror_places(names), official.url], fetched, accept)
         # Keras tells the format by the name that the file had where it came from.
         fetched = fetched.rename(fetched.with_name(Path(place).name))
+        weights_file.check(fetched)
         hdf5.save_weights(backbones.original(name, image_size, fetched), WEIGHTS)

@@ -55,7 +55,7 @@ def original(name: str, image_size: int, weights: Path | None = None) -> keras.M
         A functional model: float32 (n, image_size, image_size, 3) -> float32 (n, h, w, channels).
 
     Raises:
-        PipelineError: the file holds no weights for this application.
+        PipelineError: the file holds no weights for this application, or one that is no number.
     """
     constructor = getattr(keras.applications, name)
     naming.reset_uids()  # else names like conv2d_12 depend on what the process has built before
@@ -72,16 +72,23 @@ def original(name: str, image_size: int, weights: Path | None = None) -> keras.M
         if not weights.exists():
             raise PipelineError(f"{weights} is missing; run `dvc repro`")
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), np.errstate(over="ignore"):
                 # Keras only warns where a layer keeps its random weights.
                 warnings.simplefilter("error", UserWarning)
                 net.load_weights(weights)
-        except (OSError, ValueError, KeyError, UserWarning) as error:
-            reason = str(error).strip().splitlines()[0]
+        # A damaged file can raise nearly anything; all of it means the same to the reader.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PipelineError(
-                f"{weights}: expected the weights of {name} without its top, got: {reason} "
+                f"{weights}: expected the weights of {name} without its top, got: {reason[:300]} "
                 "(remove the file, or set backbone.name to the application that it belongs to)"
             ) from error
+        for weight in net.weights:
+            if not np.isfinite(weight).all():
+                raise PipelineError(
+                    f"{weights}: {weight.path} holds NaN or infinity, expected numbers; such "
+                    "weights are of a training that failed: take others"
+                )
     return net
 
 
