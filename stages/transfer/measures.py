@@ -50,7 +50,9 @@ def verdict(metrics: Path, minimum: float) -> str:
         PipelineError: the file is missing or malformed, or the accuracy is below the minimum.
     """
     try:
-        content: Any = json.loads(metrics.read_text(encoding="utf-8"))
+        content: Any = json.loads(
+            metrics.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once
+        )
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         raise PipelineError(
@@ -58,10 +60,18 @@ def verdict(metrics: Path, minimum: float) -> str:
         ) from error
     value = content.get(METRIC) if isinstance(content, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        shown = type(value).__name__ if isinstance(value, dict | list) else f"{value!r:.80}"
         raise PipelineError(
-            f"gate: FAILED, {metrics}: {METRIC} is {value!r:.80}, expected a number from 0 to 1; "
+            f"gate: FAILED, {metrics}: {METRIC} is {shown}, expected a number from 0 to 1; "
             "run `dvc repro evaluate`"
         )
     if math.isnan(minimum) or value < minimum:
         raise PipelineError(f"gate: FAILED, {METRIC} {value:.4f} is below gate.minimum {minimum}")
     return f"gate: passed, {METRIC} {value:.4f} reaches gate.minimum {minimum}"
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object. Of a key that is there twice, either value could be the measured one."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)

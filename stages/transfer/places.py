@@ -7,9 +7,11 @@ tracked file.
 import errno
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import pooch
 import requests
@@ -22,6 +24,11 @@ EXPERIMENTS = "/.dvc/tmp/exps/"  # where DVC makes temporary copies of a project
 ATTEMPTS = 3
 URL_STARTS = ("http://", "https://")
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
+PATIENCE = 60  # seconds in which a download has to come on by `PATIENCE * SLOWEST` bytes
+SLOWEST = 10_000  # bytes a second
+# The archive has 170 MB; the largest weights that Keras has without their top, ConvNeXtXLarge's,
+# have 350 million numbers in 1.4 GB.
+SIZE_LIMIT = 2 * 2**30  # bytes
 
 # Given a file, its SHA-256 and where it is from: why it is refused, or None if it is accepted.
 Accept = Callable[[Path, str, str], str | None]
@@ -109,10 +116,10 @@ class _RefusedError(Exception):
 
 def _download(url: str, target: Path) -> None:
     """Download with a progress bar; try again where the line, not the answer, was at fault."""
-    downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            downloader(url, str(target), None)
+            with target.open("wb") as file:
+                _transfer(url, file)
             return
         except requests.RequestException as error:
             answered = error.response is not None and error.response.status_code < 500
@@ -122,14 +129,70 @@ def _download(url: str, target: Path) -> None:
             time.sleep(attempt)
 
 
+def _transfer(url: str, file: IO[bytes]) -> None:
+    """Download once, in a thread, because one that sends a byte a minute reaches no timeout.
+
+    Raises:
+        requests.RequestException: the server cannot be reached, is too slow or answers something
+            else than the file.
+        _RefusedError: the file is larger than `SIZE_LIMIT`.
+        OSError: the file cannot be written.
+    """
+    received = _Received(file)
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            # As it is: some servers say of a .tar.gz that it is a .tar which they have compressed.
+            as_it_is = {"Accept-Encoding": "identity"}
+            download = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT, headers=as_it_is)
+            download(url, received, None)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # nobody waits for what it still reads
+    thread.start()
+    while thread.is_alive():
+        before = received.size
+        thread.join(PATIENCE)
+        if thread.is_alive() and received.size - before < PATIENCE * SLOWEST:
+            received.given_up = True
+            raise requests.Timeout
+    for error in errors:
+        if isinstance(error, OSError | _RefusedError):  # of requests too
+            raise error
+        # Such as a Content-Length that is no number.
+        raise requests.RequestException(f"no proper answer: {error}") from error
+
+
+class _Received:
+    """A file, for as long as it is wanted, that does not grow beyond `SIZE_LIMIT`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size = 0
+        self.given_up = False
+
+    def write(self, content: bytes) -> None:
+        self.size += len(content)
+        if self.size > SIZE_LIMIT:
+            raise _RefusedError(f"sends more than {SIZE_LIMIT / 2**30:.3g} GiB")
+        if self.given_up:
+            raise TimeoutError
+        self._file.write(content)
+
+    def flush(self) -> None:
+        """Do nothing: pooch asks for it with each kilobyte."""
+
+
 def _reason(error: Exception) -> str:
     """Say in a few words what went wrong, without the chain of library names."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code}"
     if isinstance(error, requests.Timeout):
-        return "timed out"
-    if isinstance(error, requests.ConnectionError):
+        return "timed out, or came too slowly"
+    if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
         return "cannot be reached, or broke off"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split())
+    return " ".join(str(error).split())[:300]
