@@ -35,8 +35,19 @@ def main(params: "Params") -> None:
         names = [str(name) for name in data["class_names"]]
     with np.load(HEAD) as head:
         dev_accuracy_head = float(head["dev_accuracy"])
+    if not 0 <= dev_accuracy_head <= 1:
+        raise PipelineError(
+            f"{HEAD}: dev_accuracy is {dev_accuracy_head}, expected a share from 0 to 1; "
+            "run `dvc repro --force train_head`"
+        )
 
     model = keras.models.load_model(MODEL)
+    for weight in model.weights:  # a ReLU can hide NaN from all that follows it
+        if not np.isfinite(weight).all():
+            raise PipelineError(
+                f"{MODEL}: {weight.path} holds NaN or infinity; train again with a lower "
+                "fine_tune.learning_rate"
+            )
     predicted = {}
     for part, x in images.items():
         x_p, _ = preprocess_data(x, labels[part])
@@ -46,7 +57,9 @@ def main(params: "Params") -> None:
         )
 
     if not all(np.isfinite(probabilities).all() for probabilities in predicted.values()):
-        raise PipelineError(f"{MODEL} gives NaN; train again with a lower fine_tune.learning_rate")
+        raise PipelineError(
+            f"{MODEL} gives NaN or infinity; train again with a lower fine_tune.learning_rate"
+        )
     metrics = {
         measures.METRIC: measures.accuracy(predicted["test"], labels["test"]),
         "val_loss": measures.cross_entropy(predicted["test"], labels["test"]),
