@@ -6,7 +6,7 @@ DVC := $(BIN)/dvc
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo point backbones bench lint lock clean
+.PHONY: reproduce test demo point backbones bench verify lint lock clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
@@ -30,6 +30,9 @@ backbones: .venv/runtime ## print the applications that can be the backbone
 
 bench: .venv/runtime ## time it beside two other ways, in about 15 minutes; BENCH=--help shows options
 	@$(BIN)/python -m stages.transfer.bench $(BENCH)
+
+verify: .venv/runtime ## run it twice from nothing, compare every digest; VERIFY=--help shows options
+	@$(BIN)/python -m stages.transfer.verification $(VERIFY)
 
 lint: .venv/development
 	@$(BIN)/ruff check .
