@@ -6,7 +6,7 @@ DVC := $(BIN)/dvc
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo point backbones bench frontier lint lock audit clean
+.PHONY: reproduce test demo point backbones bench verify frontier lint lock audit clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate

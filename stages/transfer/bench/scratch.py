@@ -1,6 +1,7 @@
 """A copy of this project to be measured: own cache, own settings, the same archive and weights."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,23 @@ def copy_project(root: Path, settings: Sequence[str]) -> Path:
     project, mirror = root / "project", root / SHARED_MIRROR.relative_to("..")
     copy_files(project)
     load(PROJECT / PARAMS)
-    content = yaml.safe_load((PROJECT / PARAMS).read_text())
+    shutil.copyfile(PROJECT / PARAMS, project / PARAMS)
+    configure(project, mirror, settings)
+    return project
+
+
+def configure(project: Path, mirror: Path, settings: Sequence[str]) -> None:
+    """Change settings of a copy of this project, and let it find archive and weights.
+
+    Args:
+        project: the copy's folder.
+        mirror: a folder to make, where the copy looks.
+        settings: "section.key=value" each.
+
+    Raises:
+        PipelineError: a setting is malformed or not allowed.
+    """
+    content = yaml.safe_load((project / PARAMS).read_text())
     for setting in settings:
         key, equals, value = setting.partition("=")
         section, dot, name = key.partition(".")
@@ -52,7 +69,6 @@ def copy_project(root: Path, settings: Sequence[str]) -> Path:
         raise PipelineError(str(error).replace(str(project / PARAMS), "-S")) from None
     offer_files(mirror, content)
     (project / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))
-    return project
 
 
 def offer_files(mirror: Path, content: dict[str, Any]) -> None:
