@@ -127,12 +127,20 @@ def test_weights_of_ones_own_come_by_path(
         ("none.h5", "backbone.weights = 'none.h5': there is no such file; expected imagenet"),
         ("imagenett", "backbone.weights = 'imagenett': there is no such file; expected imagenet"),
         ("other.weights.h5", "expected the weights of MobileNetV2 without its top"),
-        ("text.h5", "expected the weights of MobileNetV2 without its top"),
+        ("text.h5", "text.h5: expected HDF5, a weights file as Keras saves them"),
+        ("empty.weights.h5", "empty.weights.h5: expected HDF5"),
+        ("half.weights.h5", "half.weights.h5: expected HDF5"),
+        ("other.keras", "other.keras: expected a name that ends in .weights.h5 or .h5"),
+        ("mirror", "backbone.weights = 'mirror': is no file; expected imagenet"),
     ],
 )
 def test_a_path_to_something_else_is_refused(folder: Path, weights: str, said: str) -> None:
     (folder / "text.h5").write_text("not HDF5")
     backbones.build("MobileNet", 32).save_weights(folder / "other.weights.h5")
+    whole = (folder / "other.weights.h5").read_bytes()
+    (folder / "other.keras").write_bytes(whole)
+    (folder / "half.weights.h5").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.weights.h5").touch()
     with pytest.raises(PipelineError, match=re.escape(said)):
         backbone.main(settings(folder, weights=weights))
     assert not (folder / WEIGHTS).exists()

@@ -269,4 +269,4 @@ def test_altered_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["a.weights.h5", "a.h5"])
 def test_altered_files_by_the_thousand_crash_nothing(tmp_path: Path, name: str) -> None:
-    altered_apart(2_000, tmp_path, name)
+    altered_apart(1_500, tmp_path, name)
