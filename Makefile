@@ -34,6 +34,9 @@ bench: .venv/runtime ## time it beside two other ways, in about 15 minutes; BENC
 frontier: .venv/development ## draw the README's plot, print its tables, from bench/frontier.csv
 	@$(BIN)/python -m stages.transfer.bench.frontier
 
+verify: .venv/runtime ## run it twice from nothing, compare every digest; VERIFY=--help shows options
+	@$(BIN)/python -m stages.transfer.verification $(VERIFY)
+
 lint: .venv/development
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

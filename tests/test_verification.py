@@ -306,7 +306,7 @@ def test_an_interrupted_one_leaves_nothing_behind(finished: Project, tmp_path: P
                 break
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
-    assert said == "interrupted\n"
+    assert said == "verify: interrupted; nothing is left of it\n"
     assert process.returncode != 0
     assert list(tmp_path.iterdir()) == []
 
