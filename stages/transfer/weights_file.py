@@ -5,6 +5,7 @@ Keras refuses links out of the file too, but only after HDF5 has followed them, 
 """
 
 import math
+import mmap
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,8 @@ EXPANSION = 20
 ALLOWANCE = 2**20  # bytes: in a small file small things weigh more
 NAMES = ("layer_names", "weight_names")  # attributes; long ones go on in layer_names0 and so on
 NAMES_LIMIT = 10_000
-TEXT_LIMIT = 2**30  # bytes that the texts of one attribute can come to, each as long as the file
+TEXT_LIMIT = 2**28  # bytes that the texts of one attribute can come to
+HEAP = b"GCOL\x01"  # where HDF5 keeps texts: signature and version, then 3 bytes, then the size
 
 
 def check(path: Path) -> None:
@@ -46,12 +48,13 @@ def check(path: Path) -> None:
 
 def _fault(file: h5py.File) -> str | None:
     """Return what is wrong with a file, or None. Links are looked at before they are followed."""
-    size = Path(file.filename).stat().st_size
-    left = EXPANSION * size + ALLOWANCE
+    path = Path(file.filename)
+    left = EXPANSION * path.stat().st_size + ALLOWANCE
+    text = _longest_text(path)
     seen, waiting = {file["/"].id}, [file["/"]]
     while waiting:
         group = waiting.pop()
-        if _attributes_at_fault(group, size):
+        if _attributes_at_fault(group, text):
             return f"{group.name[:100]!r} names a layer or a weight twice, or too many"
         for name in group:
             where = repr(f"{group.name}/{name}".replace("//", "/")[:100])
@@ -71,18 +74,29 @@ def _fault(file: h5py.File) -> str | None:
             left -= math.prod(item.shape or ()) * item.dtype.itemsize
             if left < 0:
                 return f"{where}, of shape {item.shape}, declares more than the file holds"
-            if _attributes_at_fault(item, size):
+            if _attributes_at_fault(item, text):
                 return f"{where} has too many attributes"
     return None
 
 
-def _attributes_at_fault(item: h5py.Group | h5py.Dataset, file_size: int) -> bool:
+def _longest_text(path: Path) -> int:
+    """Return how many bytes a text of any length can have: those of the largest heap of texts."""
+    longest = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(HEAP)
+        while at >= 0:
+            longest = max(longest, int.from_bytes(content[at + 8 : at + 16], "little"))
+            at = content.find(HEAP, at + 1)
+        return min(longest, len(content))
+
+
+def _attributes_at_fault(item: h5py.Group | h5py.Dataset, text: int) -> bool:
     """Say whether the attributes would fill the memory, or let Keras read a weight repeatedly."""
     for name in item.attrs:
         attribute = item.attrs.get_id(name)
         count = math.prod(attribute.shape or ())
         # Texts of any length lie elsewhere in the file, and many may be the same one.
-        if attribute.dtype.hasobject and count > 1 and count * file_size > TEXT_LIMIT:
+        if attribute.dtype.hasobject and count > 1 and count * text > TEXT_LIMIT:
             return True
         if name.startswith(NAMES):
             if count > NAMES_LIMIT:
