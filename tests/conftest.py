@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 from hypothesis import settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples every time, however slow the machine.
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")

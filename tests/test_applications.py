@@ -232,6 +232,10 @@ def run_pipeline(dataset: Path, of_backbone: dict[str, Any], **of_fine_tune: Any
     settings["features"]["views"] = 1
     settings["train_head"] |= {"epochs": 1, "batch_size": 50}
     settings["fine_tune"] |= {"epochs": 1, "batch_size": 50} | of_fine_tune
+    # What the checkpoints' fingerprint looks at.
+    for name in ("0-transfer.py", "dvc.yaml", "requirements.txt", "stages"):
+        Path(name).symlink_to(PROJECT / name)
+    Path("params.yaml").write_text(yaml.safe_dump(settings))
     params = Params.model_validate(settings)
     for stage in (backbone, features, train_head, fine_tune, evaluate):
         stage.main(params)

@@ -16,7 +16,7 @@ from stages.transfer.errors import PipelineError
 from tests.conftest import PROJECT
 
 HEADER = "point,px,cut,views,epochs,cutmix_share,minutes,dev,val_accuracy,runs,note"
-FASTEST = "fastest,80,block_7_add,2,2,0,1,0.9,0.89,1,"
+FASTEST = "fastest,80,block_5_add,1,1,0,1,0.9,0.89,1,"
 DEFAULT = "default,112,block_6_add,4,4,0,10,0.91,0.92,3,"
 ATTEMPT = "attempt,96,block_5_add,4,6,0.5,100,0.915,,1,no dropout"
 UNTIMED = "attempt,96,block_5_add,4,4,0,,0.901,,1,at half the rate"
@@ -115,7 +115,7 @@ def test_what_has_no_minutes_or_no_accuracy_is_in_the_table_alone(tmp_path: Path
         frontier.read(write(tmp_path, UNTIMED, untried, ATTEMPT, FASTEST))
     )
     assert points.splitlines()[2:] == [
-        "| `fastest` | 80 | `block_7_add` | 2, 2 | – | 1.0 | 0.900 | 0.8900 | 1 |",  # noqa: RUF001
+        "| `fastest` | 80 | `block_5_add` | 1, 1 | – | 1.0 | 0.900 | 0.8900 | 1 |",  # noqa: RUF001
         "| `default` | 112 | `block_6_add` | 4, 4 | – | – | – | – | 3 |",  # noqa: RUF001
     ]
     assert attempts.splitlines()[2:] == [
@@ -131,8 +131,8 @@ def test_what_has_no_minutes_or_no_accuracy_is_in_the_table_alone(tmp_path: Path
         (FASTEST.replace("fastest", "fast"), "line 3: point = 'fast': expected one of default,"),
         (DEFAULT, "line 3: default is there twice"),
         (FASTEST.replace("80", "96"), "line 3: px = 96, but points.yaml has 80 for fastest: meas"),
-        (FASTEST.replace("2,2,", "2,3,"), "epochs = 3, but points.yaml has 2 for fastest"),
-        (FASTEST.replace("2,2,", "3,2,"), "views = 3, but points.yaml has 2 for fastest"),
+        (FASTEST.replace("1,1,", "1,3,"), "epochs = 3, but points.yaml has 1 for fastest"),
+        (FASTEST.replace("1,1,", "3,1,"), "views = 3, but points.yaml has 1 for fastest"),
         (FASTEST.replace(",0,", ",0.5,"), "cutmix_share = 0.5, but points.yaml has 0.0"),
         (FASTEST.replace("0.89", "89"), "line 3: val_accuracy = '89': expected less than or eq"),
         (FASTEST.replace("0.9,", "nan,"), "line 3: dev = 'nan': expected"),

@@ -78,7 +78,8 @@ class Run:
             time.sleep(0.01)
         if callable(moment):
             while not moment():
-                assert self.stage_process(), self.log.read_text()
+                # Its command line is empty for a moment, while it moves to DVC's environment.
+                assert Path(f"/proc/{pid}").exists(), self.log.read_text()
                 time.sleep(0.002)
         else:
             time.sleep(moment)

@@ -107,4 +107,4 @@ def test_every_stage_checks_the_whole_file_first(fresh: Project, tmp_path: Path)
 
 
 def test_an_unknown_stage_is_named(fresh: Project) -> None:
-    assert "['train']: expected check or one of download" in one_line(fresh.stage("train"))
+    assert "error: train: expected check or one of download" in one_line(fresh.stage("train"))
