@@ -82,5 +82,5 @@ if __name__ == "__main__":
     except OSError as error:  # a full disk, no permission
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt as error:
-        print("verify: interrupted; nothing is left of it", file=sys.stderr)
+        print("verify: interrupted; nothing is left of it but what --keep names", file=sys.stderr)
         sys.exit(interruption.status(error))
