@@ -78,8 +78,8 @@ class Run:
             time.sleep(0.01)
         if callable(moment):
             while not moment():
-                # Its command line is empty for a moment, while it moves to DVC's environment.
-                assert Path(f"/proc/{pid}").exists(), self.log.read_text()
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < end, self.log.read_text()
                 time.sleep(0.002)
         else:
             time.sleep(moment)
@@ -173,9 +173,9 @@ def test_features_lose_one_view_at_the_most(
     for number, case in enumerate(cases):
         with running(project, "features") as run:
             kill(run, case, (done / f"train_view{number}.npy.finished.json").exists)
-    kept = {path.name: path.stat().st_ino for path in done.glob("*.npy")}
-    assert f"{len(kept)} of 3 files were finished" in finish(project, expected)
-    assert len(kept) >= 2
+    kept = len(list(done.glob("[!.]*.finished.json")))  # a kill leaves halves, .partial-*
+    assert kept >= 2
+    assert f"{kept} of 3 files were finished" in finish(project, expected)
 
 
 def epochs(project: Project) -> int:
@@ -206,6 +206,7 @@ def test_fine_tuning_loses_one_epoch_at_the_most(
 def interrupt(project: Project, command: Sequence[str], folder: Path | None = None) -> list[str]:
     """Press Ctrl-C in the midst of fine-tuning; return the lines of the log."""
     forget(project, "fine_tune")
+    shutil.rmtree(project.folder / "data/checkpoints", ignore_errors=True)
     with running(project, "fine_tune", command, folder) as run:
         run.until_stage(lambda: epochs(project) > 0)
         os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does: to all of them
@@ -290,6 +291,7 @@ def test_a_second_run_waits_for_a_stage_whose_dvc_was_killed(
     with running(project, "fine_tune") as run:
         run.until_stage(lambda: epochs(project) > 0)
         run.process.send_signal(number)
+        run.process.wait()  # else it stays a zombie, which DVC takes for a run that is at work
         result = project.dvc("repro")  # at once, while the orphan may still run
         assert result.returncode == 0, result.stdout + result.stderr
         assert run.stage_process() is None
