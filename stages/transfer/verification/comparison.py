@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.__main__ import STAGES
+from stages.transfer.bench.comparison import NONE
 from stages.transfer.environment import Environment, differences
 from stages.transfer.errors import PipelineError
 from stages.transfer.measures import METRIC
@@ -12,7 +13,6 @@ from stages.transfer.measures import METRIC
 # 0.2 points apart; one standard error of an accuracy of 0.91 on 10,000 images is 0.29 points.
 TOLERANCE = 0.01
 COMPARED = tuple(stage for stage in STAGES if stage != "gate")  # it leaves nothing
-NONE = "–"  # noqa: RUF001 - a dash, where a table has no value
 
 
 class Result(NamedTuple):
