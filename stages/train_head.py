@@ -38,8 +38,10 @@ def main(params: "Params") -> None:
     count = min(own.images, len(y_train))
     chosen = np.random.default_rng(own.seed).choice(len(y_train), count, replace=False)
     chosen.sort()  # read in the order of the file
-    x = frozen.predict(activations.load(train_view(0))[chosen], verbose=0)
-    x_dev = frozen.predict(activations.load(dev_features()), verbose=0)
+    x, x_dev = (
+        frozen.predict(stored, batch_size=own.batch_size, verbose=0)
+        for stored in (activations.load(train_view(0))[chosen], activations.load(dev_features()))
+    )
     one_hot = np.eye(classes, dtype=np.float32)
 
     model = keras.Sequential([keras.Input(x.shape[1:]), recipe.head(classes)])

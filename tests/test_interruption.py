@@ -220,8 +220,8 @@ def interrupt(project: Project, command: Sequence[str], folder: Path | None = No
 def test_ctrl_c_is_one_line_and_the_next_run_goes_on(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path)
     expected = outputs(project)
-    # The last line is DVC's. It runs a stage in the user's shell: bash becomes the stage, dash waits
-    # for it and then ends by the same signal itself.
+    # The last line is DVC's. It runs a stage in the user's shell: bash becomes the stage, dash
+    # waits for it and then ends by the same signal itself.
     assert interrupt(project, [])[-1].endswith(("exited with 130", "exited with -2"))
     assert "fine_tune: goes on after epoch" in finish(project, expected)
 

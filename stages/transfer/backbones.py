@@ -11,7 +11,7 @@ from keras.src.utils import file_utils, naming
 
 from stages.transfer.applications import APPLICATIONS, Preprocessing
 from stages.transfer.builtin_layers import rewritten
-from stages.transfer.errors import PipelineError
+from stages.transfer.errors import PipelineError, reason
 
 # Mean and deviation of ImageNet's channels, RGB in [0, 1]; mean in BGR order, [0, 255]:
 # keras/src/applications/imagenet_utils.py, modes "torch" and "caffe".
@@ -78,9 +78,8 @@ def original(name: str, image_size: int, weights: Path | None = None) -> keras.M
                 net.load_weights(weights)
         # A damaged file can raise nearly anything; all of it means the same to the reader.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PipelineError(
-                f"{weights}: expected the weights of {name} without its top, got: {reason[:300]} "
+                f"{weights}: expected the weights of {name} without its top, got: {reason(error)} "
                 "(remove the file, or set backbone.name to the application that it belongs to)"
             ) from error
         for weight in net.weights:

@@ -1,4 +1,6 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and what other exceptions say."""
+
+REASON_LIMIT = 300  # characters
 
 
 class PipelineError(Exception):
@@ -8,3 +10,8 @@ class PipelineError(Exception):
     (`stages/__main__.py`) prints it without a traceback and exits non-zero; any other exception is
     a defect of this project and keeps its traceback.
     """
+
+
+def reason(error: Exception) -> str:
+    """Return what a library's exception says in its first line, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:REASON_LIMIT]

@@ -58,16 +58,26 @@ def verdict(metrics: Path, minimum: float) -> str:
         raise PipelineError(
             f"gate: FAILED, {metrics}: {reason}; run `dvc repro evaluate`"
         ) from error
-    value = content.get(METRIC) if isinstance(content, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    measured = measured_accuracy(content)
+    if measured is None:
+        value = content.get(METRIC) if isinstance(content, dict) else None
         shown = type(value).__name__ if isinstance(value, dict | list) else f"{value!r:.80}"
         raise PipelineError(
             f"gate: FAILED, {metrics}: {METRIC} is {shown}, expected a number from 0 to 1; "
             "run `dvc repro evaluate`"
         )
-    if math.isnan(minimum) or value < minimum:
-        raise PipelineError(f"gate: FAILED, {METRIC} {value:.4f} is below gate.minimum {minimum}")
-    return f"gate: passed, {METRIC} {value:.4f} reaches gate.minimum {minimum}"
+    shown = f"{METRIC} {measured:.4f}"
+    if math.isnan(minimum) or measured < minimum:
+        raise PipelineError(f"gate: FAILED, {shown} is below gate.minimum {minimum}")
+    return f"gate: passed, {shown} reaches gate.minimum {minimum}"
+
+
+def measured_accuracy(metrics: Any) -> float | None:
+    """Return the accuracy in the content of metrics.json, None if there is no number in [0, 1]."""
+    value = metrics.get(METRIC) if isinstance(metrics, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        return None
+    return value
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

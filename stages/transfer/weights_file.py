@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h5py
 
-from stages.transfer.errors import PipelineError
+from stages.transfer.errors import PipelineError, reason
 
 SUFFIXES = (".h5", ".hdf5")  # for other names Keras opens archives, and folders of files
 # Floats hardly compress. What declares far more than the file holds would only fill the memory.
@@ -38,9 +38,8 @@ def check(path: Path) -> None:
             found = _fault(file)
     # A damaged file can raise nearly anything.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PipelineError(
-            f"{path}: expected HDF5, a weights file as Keras saves them: {reason[:300]}"
+            f"{path}: expected HDF5, a weights file as Keras saves them: {reason(error)}"
         ) from error
     if found:
         raise PipelineError(f"{path}: {found}; expected weights as Keras saves them")

@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,22 +32,44 @@ BENCH = Path("data/bench")
 MEASURED = STAGES[: STAGES.index("evaluate") + 1]
 UNTIMED = "download"  # the clock starts when the archive is on disk
 LAST = "fine_tune"  # and stops after this stage
+CUT_AFTER = "preprocess"  # in a trial with fewer images
+DVC = (sys.executable, "-m", "dvc")
 USUAL = ("DenseNet121", "ResNet50")
 USUAL_SIZE = 224  # pixels
 
 
-def run_stages(
-    names: Sequence[str], project: Path, variables: Mapping[str, str], images: int | None
-) -> list[Stage]:
-    """Run stages one after the other, each as `dvc repro` would, and measure each."""
-    measured = []
-    for name in names:
-        command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
-        seconds, peak, _ = processes.run(command, project, variables)
-        measured.append(Stage(name, seconds, peak))
-        if name == "preprocess" and images:
-            cut_down(project / DATASET, images)
-    return measured
+def repro(stage: str, project: Path, variables: Mapping[str, str]) -> list[Stage]:
+    """Run the pipeline up to a stage, as a user does; return what each stage that ran cost."""
+    return stages_of(processes.run([*DVC, "repro", stage], project, variables))
+
+
+def repro_cut_down(project: Path, variables: Mapping[str, str], images: int) -> list[Stage]:
+    """Run the pipeline up to the dataset, and leave only some images in it."""
+    stages = repro(CUT_AFTER, project, variables)
+    cut_down(project / DATASET, images)
+    processes.run([*DVC, "commit", "--force", CUT_AFTER], project, variables)
+    return stages
+
+
+def stages_of(run: processes.Run) -> list[Stage]:
+    """Return what each stage of a `dvc repro` cost, from when DVC said that it began.
+
+    DVC's own start goes to the first one, its end to the last.
+    """
+    began = {
+        line.split("'")[1]: at
+        for line, at in zip(run.lines, run.came, strict=True)
+        if line.startswith("Running stage '")
+    }
+    times = [0.0, *list(began.values())[1:], run.seconds]
+    return [
+        Stage(
+            name,
+            end - start,
+            max((amount for at, amount in run.memory if start <= at < end), default=run.peak_mib),
+        )
+        for name, start, end in zip(began, times, times[1:], strict=False)
+    ]
 
 
 def stage_images(project: Path) -> dict[str, int]:
@@ -69,12 +92,11 @@ def stage_images(project: Path) -> dict[str, int]:
 
 
 def pipeline_row(point: str, project: Path, stages: Sequence[Stage], target: float) -> Row:
-    """Return the row of a finished pipeline."""
+    """Return the row of a finished pipeline, from the stages that were timed."""
     metrics = json.loads((project / METRICS).read_text())
     dev = metrics["dev_accuracy_after_fine_tune"]
-    names = [stage.name for stage in stages]
-    until = names.index(LAST) + 1
-    seconds = sum(s.seconds for s in stages[names.index(UNTIMED) + 1 : until])
+    until = [stage.name for stage in stages].index(LAST) + 1
+    seconds = sum(stage.seconds for stage in stages[:until])
     took = {stage.name: stage.seconds for stage in stages}
     return Row(
         f"(1) this pipeline, {point}",
@@ -90,7 +112,8 @@ def rival(
     arguments: Sequence[str], project: Path, variables: Mapping[str, str]
 ) -> tuple[Any, float]:
     """Run another way as a process of its own; return its result and its peak memory in MiB."""
-    command = [sys.executable, "-m", "stages.transfer.bench.rivals", *arguments]
+    command = [sys.executable, "-m", "stages.transfer.bench.rivals"]
+    command += ["--started", str(time.time()), *arguments]
     run = processes.run(command, project, variables)
     return json.loads(run.lines[-1]), run.peak_mib
 
@@ -138,14 +161,17 @@ def main(arguments: list[str]) -> None:
         root = Path(temporary).resolve()
         settings = [*points.settings(chosen.point), *chosen.settings]
         project, variables = copy_project(root, settings), environment(root)
+        repro(UNTIMED, project, variables)
+        stages = []
+        if chosen.images:
+            stages = repro_cut_down(project, variables, chosen.images)
         if chosen.tune:
-            needed = MEASURED[: MEASURED.index("preprocess") + 1]
-            run_stages(needed, project, variables, chosen.images)
+            repro(CUT_AFTER, project, variables)
             results, _ = rival(["guide", "--tune", *epochs], project, variables)
             write_attempts(results, BENCH / "tune.csv")
             print(f"the attempts stand in {BENCH / 'tune.csv'}")
             return
-        stages = run_stages(MEASURED, project, variables, chosen.images)
+        stages += repro(MEASURED[-1], project, variables)
         heading = comparison.header(digest(project / ARCHIVE), chosen.images)
         rows: list[Row] = []
 

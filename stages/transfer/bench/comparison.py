@@ -163,15 +163,16 @@ def write(
 
 
 EXPLAINED = """\
-Seconds of (1): wall time of `dvc repro` from the archive on disk to the end of `fine_tune`, each
-stage a command of its own, with the start of DVC and TensorFlow, measuring dev, and writing the
-model; its images per second are those of whole stages too. Its accuracy on dev is the saved
-model's, with whatever the point averages at test time; that of (2) is of a single pass.
+Seconds of (1): wall time of one `dvc repro`, the archive on the disk, to the end of `fine_tune`:
+the start of DVC and of each stage, measuring dev, and writing the model are in it; its images per
+second are those of whole stages too. Its accuracy on dev is the saved model's, with whatever the
+point averages at test time; that of (2) is of a single pass.
 
-Seconds of (2): building the model and training; imports and measuring dev, every quarter of an
-epoch, are left out. Seconds of (3): ten epochs of training a head on a frozen net with random
-weights, extrapolated. (2) and (3) run without XLA and need not be deterministic; (2) freezes
-BatchNormalization layer by layer, because Keras 3.15.1 ignores the guide's `training=False`.
+Seconds of (2): wall time from the start of its process, the imports and measuring dev after each
+epoch included. It stops within an epoch if dev, measured each quarter off the clock, is there.
+Seconds of (3): ten epochs of training a head on a frozen net with random weights, extrapolated. (2)
+and (3) run without XLA and need not be deterministic; (2) freezes BatchNormalization layer by
+layer, because Keras 3.15.1 ignores the guide's `training=False`.
 
 Memory: the largest sum of anonymous memory (RssAnon) over a way's processes, sampled once a second;
 of (1) with DVC's own. Mapped files and the page cache are left out. All ways ran one after the

@@ -26,11 +26,15 @@ class Run(NamedTuple):
         seconds: wall time, the process's start and end included.
         peak_mib: peak memory of the process and its descendants, MiB (see `PeakMemory`).
         lines: its standard output.
+        came: when each line came, in seconds from the start.
+        memory: a sample each second: seconds from the start, MiB.
     """
 
     seconds: float
     peak_mib: float
     lines: list[str]
+    came: list[float]
+    memory: list[tuple[float, float]]
 
 
 def process_tree(root: int) -> list[int]:
@@ -67,11 +71,17 @@ def anonymous_bytes(root: int) -> int:
 
 
 class PeakMemory(threading.Thread):
-    """Samples a process tree's anonymous memory until its block ends; `bytes` is the largest."""
+    """Samples a process tree's anonymous memory until its block ends.
+
+    Attributes:
+        bytes: the largest sample.
+        samples: when each was taken, as `time.perf_counter` has it, and its bytes.
+    """
 
     def __init__(self, root: int) -> None:
         super().__init__(daemon=True)
         self.bytes = 0
+        self.samples: list[tuple[float, int]] = []
         self._root = root
         self._ended = threading.Event()
 
@@ -86,7 +96,8 @@ class PeakMemory(threading.Thread):
     def run(self) -> None:
         """Take a sample every `INTERVAL` seconds, the first at once."""
         while True:
-            self.bytes = max(self.bytes, anonymous_bytes(self._root))
+            self.samples.append((time.perf_counter(), anonymous_bytes(self._root)))
+            self.bytes = max(self.bytes, self.samples[-1][1])
             if self._ended.wait(INTERVAL):
                 return
 
@@ -119,11 +130,12 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
             start_new_session=True,
         )
         assert process.stdout  # noqa: S101 - a pipe was asked for
-        lines = []
+        lines, came = [], []
         try:
             with PeakMemory(process.pid) as memory:
                 for line in process.stdout:
                     lines.append(line.rstrip("\n"))
+                    came.append(time.perf_counter() - started)
                     print(lines[-1], flush=True)
                 _, status, usage = os.wait4(process.pid, 0)
                 process.returncode = os.waitstatus_to_exitcode(status)
@@ -139,7 +151,8 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
     # Without /proc the largest single process stands in, its mapped files included; macOS counts
     # it in bytes, others in KiB.
     largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Run(seconds, (memory.bytes or largest) / MIB, lines)
+    samples = [(at - started, amount / MIB) for at, amount in memory.samples]
+    return Run(seconds, (memory.bytes or largest) / MIB, lines, came, samples)
 
 
 def _shown(command: Sequence[str]) -> str:

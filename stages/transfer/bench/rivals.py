@@ -8,11 +8,12 @@ prints its result as one line of JSON, the last:
 
 Both get the benefit of the doubt. XLA, which Keras chooses by itself and which is several times
 slower than oneDNN on these nets on a CPU, is off; operations need not be deterministic, as the
-pipeline's have to be; the clock starts after the imports and stands still while dev is measured.
+pipeline's have to be; the guide's clock stands still while dev is measured within an epoch.
 """
 
 import json
 import sys
+import time
 from typing import Any
 
 import keras
@@ -85,6 +86,7 @@ def usual(
 def main(arguments: list[str]) -> None:
     """Run one way in the current folder's project; print its result as a line of JSON."""
     parser = Parser(prog="python -m stages.transfer.bench.rivals")
+    parser.add_argument("--started", type=float, help="when this process was, as time.time() says")
     ways = parser.add_subparsers(dest="way", required=True)
     of_guide = ways.add_parser("guide")
     of_guide.add_argument("--tune", action="store_true", help=f"each of the rates {RATES}")
@@ -111,7 +113,8 @@ def main(arguments: list[str]) -> None:
         target = 2.0 if chosen.tune else chosen.target  # one that is tuned never stops early
         epochs = chosen.epochs or (TUNE_EPOCHS if chosen.tune else MAX_EPOCHS)
         own = load().backbone
-        result = guide(data, own, classes, rates, chosen.head_epochs, epochs, target)
+        clock = Clock(time.time() - chosen.started if chosen.started else 0.0)
+        result = guide(data, own, classes, rates, chosen.head_epochs, epochs, target, clock)
     else:
         part = Arrays(*(array[: chosen.images] for array in data["train"]))
         result = usual(part, chosen.name, chosen.image_size, classes, chosen.batch_size)

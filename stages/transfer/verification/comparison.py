@@ -7,7 +7,7 @@ from stages.__main__ import STAGES
 from stages.transfer.bench.comparison import NONE
 from stages.transfer.environment import Environment, differences
 from stages.transfer.errors import PipelineError
-from stages.transfer.measures import METRIC
+from stages.transfer.measures import METRIC, measured_accuracy
 
 # Where rounding differs, training carries it on. One pair of runs that only rounded differently was
 # 0.2 points apart; one standard error of an accuracy of 0.91 on 10,000 images is 0.29 points.
@@ -67,14 +67,7 @@ def result(name: str, lock: Any, environments: Mapping[str, Environment], metric
             f"{name}: expected every stage with its outputs, {error} is missing; "
             "run `make reproduce`, then commit dvc.lock"
         ) from None
-    accuracy = metrics.get(METRIC) if isinstance(metrics, dict) else None
-    if (
-        isinstance(accuracy, bool)
-        or not isinstance(accuracy, int | float)
-        or not 0 <= accuracy <= 1
-    ):
-        accuracy = None
-    return Result(name, outputs, inputs, environments, accuracy)
+    return Result(name, outputs, inputs, environments, measured_accuracy(metrics))
 
 
 def compare(there: Result, here: Result) -> Verdict:
