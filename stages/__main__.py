@@ -159,7 +159,8 @@ def start(arguments: list[str]) -> int:
         got = " ".join(arguments) or "no argument"
         raise PipelineError(f"{got}: expected check or one of {', '.join(STAGES)}")
     try:
-        from stages.transfer import params
+        with interruption.held_back():
+            from stages.transfer import params
     except ImportError as error:
         return lacks(error)
     checked = params.load()
@@ -173,7 +174,7 @@ def run(name: str, checked: Params) -> int:
         if writes:
             interruption.clear_checkpoints(STAGES[: STAGES.index(name)])
         try:
-            with quiet_stderr():
+            with interruption.held_back(), quiet_stderr():
                 stage = importlib.import_module(f"stages.{name}")
         except ImportError as error:
             return lacks(error)

@@ -273,6 +273,30 @@ def test_a_signal_whose_exception_gets_lost_ends_the_process_all_the_same() -> N
     assert lost.returncode == -signal.SIGALRM, lost.stderr
 
 
+def test_a_signal_waits_until_an_import_has_ended() -> None:
+    """Rust's part of pydantic panics if `import datetime` raises in it."""
+    held = run_python(
+        "try:\n"
+        "    with interruption.ending_on_signals(), interruption.held_back():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print('imported')\n"
+        "except interruption.Interrupted as error:\n    print(error.number)\n"
+    )
+    assert (held.stdout, held.stderr) == (f"imported\n{int(signal.SIGTERM)}\n", "")
+
+
+def test_an_exception_that_a_signal_has_turned_into_is_an_interruption() -> None:
+    turned = run_python(
+        "try:\n"
+        "    with interruption.ending_on_signals():\n"
+        "        try:\n            os.kill(os.getpid(), signal.SIGTERM); time.sleep(100)\n"
+        "        except BaseException:\n            raise RuntimeError('panic')\n"
+        "except interruption.Interrupted as error:\n    print(error.number)\n"
+    )
+    assert (turned.stdout, turned.stderr) == (f"{int(signal.SIGTERM)}\n", "")
+
+
 def test_signals_are_ignored_once_the_work_is_done() -> None:
     done = run_python(
         "with interruption.ending_on_signals():\n    pass\n"

@@ -26,6 +26,7 @@ except ImportError:  # Windows
 
 PATIENCE = 60  # seconds that a run waits for one before it that is about to end
 GRACE = 30  # seconds that a stage has to end by itself once it is told to
+ENDING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,14 +47,12 @@ def ending_on_signals() -> Iterator[None]:
 
     After the first of them, and after the block, they are ignored: a second one must disturb
     neither the tidying up nor the way out. An exception that comes from nowhere can get lost, in a
-    destructor, say; then SIGALRM ends the process. What is ignored stays so (`nohup`, a script's
-    background job). To be used in the main thread.
+    destructor, say; then SIGALRM ends the process. Or another one can take its place, where C or
+    Rust code met it: that one is an `Interrupted` too. What is ignored stays so (`nohup`, a
+    script's background job). To be used in the main thread.
     """
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
-        if signal.getsignal(number) != signal.SIG_IGN
-    ]
+    numbers = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    raised: list[int] = []
 
     def ignore() -> None:
         for number in numbers:
@@ -61,16 +60,54 @@ def ending_on_signals() -> Iterator[None]:
 
     def end(number: int, _: FrameType | None) -> None:
         ignore()
-        if hasattr(signal, "alarm"):  # not on Windows
-            signal.alarm(GRACE)
+        _limit_grace()
+        raised.append(number)
         raise Interrupted(number)
 
     for number in numbers:
         signal.signal(number, end)
     try:
         yield
+    except Interrupted:
+        raise
+    except BaseException as error:
+        if raised:
+            raise Interrupted(raised[0]) from error
+        raise
     finally:
         ignore()
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals wait until the block ends.
+
+    For imports: in the midst of them some extension modules turn an exception into a crash. To be
+    used in the main thread, within `ending_on_signals`.
+    """
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        _limit_grace()
+
+    handlers = {
+        number: signal.signal(number, note)
+        for number in ENDING
+        if callable(signal.getsignal(number))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _limit_grace() -> None:
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.alarm(GRACE)
 
 
 def status(interrupted: KeyboardInterrupt) -> int:
