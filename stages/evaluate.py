@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from stages.transfer import measures
+from stages.transfer import inference, measures
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import replacing
@@ -52,8 +52,8 @@ def main(params: "Params") -> None:
     for part, x in images.items():
         x_p, _ = preprocess_data(x, labels[part])
         print(f"{MODEL} on {len(x)} {part} images", flush=True)
-        predicted[part] = model.predict(
-            x_p, batch_size=params.evaluate.batch_size, verbose=1 if sys.stdout.isatty() else 2
+        predicted[part] = inference.predict(
+            model, x_p, params.evaluate.batch_size, verbose=1 if sys.stdout.isatty() else 2
         )
 
     if not all(np.isfinite(probabilities).all() for probabilities in predicted.values()):

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from stages.transfer import activations, backbones, classifier, parts, recipe, storage, training
+from stages.transfer import (
+    activations,
+    backbones,
+    classifier,
+    inference,
+    parts,
+    recipe,
+    storage,
+    training,
+)
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.folding import folded
 from stages.transfer.paths import (
@@ -39,7 +48,7 @@ def main(params: "Params") -> None:
     chosen = np.random.default_rng(own.seed).choice(len(y_train), count, replace=False)
     chosen.sort()  # read in the order of the file
     x, x_dev = (
-        frozen.predict(stored, batch_size=own.batch_size, verbose=0)
+        inference.predict(frozen, stored, own.batch_size)
         for stored in (activations.load(train_view(0))[chosen], activations.load(dev_features()))
     )
     one_hot = np.eye(classes, dtype=np.float32)

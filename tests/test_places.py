@@ -374,7 +374,7 @@ def test_mirror_comes_before_the_shared_folder(
     assert list(places.mirror_places(["a"])) == ["../shared/mirror/a"]
 
 
-def test_in_an_experiments_copy_the_shared_folder_is_the_projects(
+def test_in_an_experiments_copy_folders_are_relative_to_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "project/.dvc/tmp/exps/standalone/tmp1"
@@ -383,6 +383,11 @@ def test_in_an_experiments_copy_the_shared_folder_is_the_projects(
     monkeypatch.delenv("MIRROR", raising=False)
     (place,) = places.mirror_places(["a"])
     assert Path(place).resolve() == tmp_path.resolve() / "shared/mirror/a"
+
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("MIRROR", "../mine")  # as the person in the project's folder means it
+    place = next(places.mirror_places(["a"]))
+    assert Path(place).resolve() == tmp_path.resolve() / "mine/a"
 
 
 @pytest.mark.parametrize("mirror", ["/nowhere", "ftp://host/files", "http:/", __file__])

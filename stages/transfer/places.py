@@ -7,6 +7,7 @@ tracked file.
 import errno
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,8 @@ def mirror_places(names: Sequence[str]) -> Iterator[str]:
         PipelineError: MIRROR is neither a folder nor an http(s) URL.
     """
     if mirror := os.environ.get("MIRROR"):
+        if not mirror.startswith(URL_STARTS):
+            mirror = str(from_project(Path(mirror)))
         if not Path(mirror).is_dir() and not mirror.startswith(URL_STARTS):
             raise PipelineError(f"MIRROR = {mirror!r}: expected a folder, or a URL with http(s)://")
         yield from (f"{mirror.rstrip('/')}/{name}" for name in names)
@@ -54,7 +57,10 @@ def mirror_places(names: Sequence[str]) -> Iterator[str]:
 
 
 def from_project(path: Path) -> Path:
-    """Return a path relative to the project, also in a temporary copy that DVC made of it."""
+    """Return a path relative to the project, also in a temporary copy that DVC made of it.
+
+    An absolute one stays as it is.
+    """
     project, in_experiment, _ = str(Path.cwd()).partition(EXPERIMENTS)
     return Path(project) / path if in_experiment else path
 
@@ -145,7 +151,8 @@ def _transfer(url: str, file: IO[bytes]) -> None:
         try:
             # As it is: some servers say of a .tar.gz that it is a .tar which they have compressed.
             as_it_is = {"Accept-Encoding": "identity"}
-            download = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT, headers=as_it_is)
+            bar = sys.stderr.isatty()
+            download = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT, headers=as_it_is)
             download(url, received, None)
         except Exception as error:
             errors.append(error)

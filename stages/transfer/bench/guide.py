@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.transfer import backbones, measures
+from stages.transfer.inference import batched, predict
 from stages.transfer.params import Backbone
 from stages.transfer.paths import WEIGHTS
 
@@ -111,14 +112,14 @@ def fine_tuning(
         order = rng.permutation(len(train.x))
         for number, part in enumerate(np.array_split(order, CHECKS), 1):
             with clock:
-                model.fit(train.x[part], train.y[part], BATCH, shuffle=False, verbose=0)
+                model.fit(batched((train.x[part], train.y[part]), BATCH), verbose=0)
             images += len(part)
             yield epoch + number / CHECKS, images
 
 
 def accuracy(model: keras.Model, part: Arrays) -> float:
     """Return a model's accuracy on a part of the data, in [0, 1]."""
-    return measures.accuracy(model.predict(part.x, DEV_BATCH, verbose=0), part.y)
+    return measures.accuracy(predict(model, part.x, DEV_BATCH), part.y)
 
 
 def guide(
@@ -154,7 +155,9 @@ def guide(
         base, model = guide_model(own, classes)
     with head_clock:
         compile_model(model, HEAD_RATE)
-        model.fit(train.x, train.y, BATCH, epochs=head_epochs, verbose=0)
+        for seed in range(head_epochs):
+            order = np.random.default_rng(seed).permutation(len(train.x))
+            model.fit(batched((train.x[order], train.y[order]), BATCH), verbose=0)
     with after_epoch:
         after_head = accuracy(model, dev)
     head_rate = head_epochs * len(train.x) / head_clock.seconds

@@ -8,7 +8,8 @@ prints its result as one line of JSON, the last:
 
 Both get the benefit of the doubt. XLA, which Keras chooses by itself and which is several times
 slower than oneDNN on these nets on a CPU, is off; operations need not be deterministic, as the
-pipeline's have to be; the guide's clock stands still while dev is measured within an epoch.
+pipeline's have to be; nor do they wait for what tf.data tunes (see `inference`). The guide's clock
+stands still while dev is measured within an epoch.
 """
 
 import json
