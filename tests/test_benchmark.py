@@ -208,6 +208,8 @@ def test_a_stages_cost_is_read_off_the_lines_of_dvc() -> None:
     expected = [Stage("features", 4.0, 30.0), Stage("train_head", 5.0, 20.0)]
     assert benchmark.stages_of(run) == expected
     assert benchmark.stages_of(run._replace(lines=["up to date"], came=[1.0])) == []
+    without_proc = run._replace(memory=[(at, 0.0) for at, _ in memory])
+    assert [stage.peak_mib for stage in benchmark.stages_of(without_proc)] == [31.0, 31.0]
 
 
 def test_the_pipelines_row_is_read_off_what_it_left(tmp_path: Path) -> None:

@@ -276,11 +276,14 @@ def test_a_signal_whose_exception_gets_lost_ends_the_process_all_the_same() -> N
 def test_a_signal_waits_until_an_import_has_ended() -> None:
     """Rust's part of pydantic panics if `import datetime` raises in it."""
     held = run_python(
+        "interruption.GRACE = 1\n"  # slower than that: a cold disk, say
         "try:\n"
         "    with interruption.ending_on_signals(), interruption.held_back():\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        print('imported')\n"
+        "        end = time.monotonic() + 1.5\n"
+        "        while time.monotonic() < end: pass\n"
+        "        print('imported', flush=True)\n"
         "except interruption.Interrupted as error:\n    print(error.number)\n"
     )
     assert (held.stdout, held.stderr) == (f"imported\n{int(signal.SIGTERM)}\n", "")

@@ -26,7 +26,11 @@ except ImportError:  # Windows
 
 PATIENCE = 60  # seconds that a run waits for one before it that is about to end
 GRACE = 30  # seconds that a stage has to end by itself once it is told to
-ENDING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+ENDING = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no SIGHUP
+]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -60,7 +64,8 @@ def ending_on_signals() -> Iterator[None]:
 
     def end(number: int, _: FrameType | None) -> None:
         ignore()
-        _limit_grace()
+        if hasattr(signal, "alarm"):  # not on Windows
+            signal.alarm(GRACE)
         raised.append(number)
         raise Interrupted(number)
 
@@ -88,8 +93,7 @@ def held_back() -> Iterator[None]:
     came: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        came.append(number)
-        _limit_grace()
+        came.append(number)  # the grace begins when the signal is passed on
 
     handlers = {
         number: signal.signal(number, note)
@@ -103,11 +107,6 @@ def held_back() -> Iterator[None]:
             signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
-
-
-def _limit_grace() -> None:
-    if hasattr(signal, "alarm"):  # not on Windows
-        signal.alarm(GRACE)
 
 
 def status(interrupted: KeyboardInterrupt) -> int:

@@ -66,7 +66,8 @@ def stages_of(run: processes.Run) -> list[Stage]:
         Stage(
             name,
             end - start,
-            max((amount for at, amount in run.memory if start <= at < end), default=run.peak_mib),
+            # Without /proc all samples are 0, and only the whole run's peak is known.
+            max((mib for at, mib in run.memory if start <= at < end and mib), default=run.peak_mib),
         )
         for name, start, end in zip(began, times, times[1:], strict=False)
     ]

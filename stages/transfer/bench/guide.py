@@ -34,7 +34,7 @@ MAX_EPOCHS = 10
 DROPOUT = 0.2  # as in the guide
 CHECKS = 4  # measurements of dev in an epoch of fine-tuning
 BATCH = 128  # images
-DEV_BATCH = 250  # images; decides nothing but the time, which is not counted
+DEV_BATCH = 250  # images; decides nothing but the time, which counts after each epoch
 
 
 class Arrays(NamedTuple):
@@ -101,7 +101,7 @@ def compile_model(model: keras.Model, rate: float) -> None:
 def fine_tuning(
     model: keras.Model, train: Arrays, epochs: int, clock: Clock
 ) -> Iterator[tuple[float, int]]:
-    """Train a compiled model, a part of an epoch at a time; only training is on the clock.
+    """Train a compiled model, a part of an epoch at a time; only training is on this clock.
 
     Yields:
         Epochs so far, in steps of 1 / CHECKS, and images so far.
