@@ -69,13 +69,12 @@ def main() -> None:
     check_surroundings()
     use_project_environment()
     from stages.__main__ import quiet_stderr
-
-    with quiet_stderr():
-        from stages import backbone, download, features, fine_tune, preprocess, train_head
-    from stages.transfer.interruption import ending_on_signals
-    from stages.transfer.reproduction import reproduce
+    from stages.transfer.interruption import ending_on_signals, held_back
 
     with ending_on_signals():
+        with held_back(), quiet_stderr():
+            from stages import backbone, download, features, fine_tune, preprocess, train_head
+            from stages.transfer.reproduction import reproduce
         # The data: CIFAR-10, with part of its training images held out for every choice.
         reproduce(PROJECT, download.main)
         reproduce(PROJECT, preprocess.main)

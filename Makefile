@@ -20,7 +20,7 @@ test: .venv/development ## run the tests
 	@$(BIN)/python -m pytest
 
 demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: needs no download
-	@$(BIN)/python -m stages.transfer.demo
+	@$(BIN)/python -m stages.transfer.command demo
 
 point: .venv/runtime ## run a named point of the frontier: make point POINT=fastest
 	@settings=$$($(BIN)/python -m stages.transfer.points $(POINT)) && $(DVC) exp run evaluate $$settings
@@ -29,13 +29,13 @@ backbones: .venv/runtime ## print the applications that can be the backbone
 	@$(BIN)/python -m stages.transfer.applications
 
 bench: .venv/runtime ## time it beside two other ways, in about 15 minutes; BENCH=--help shows options
-	@$(BIN)/python -m stages.transfer.bench $(BENCH)
+	@$(BIN)/python -m stages.transfer.command bench $(BENCH)
 
 frontier: .venv/development ## draw the README's plot, print its tables, from bench/frontier.csv
 	@$(BIN)/python -m stages.transfer.bench.frontier
 
 verify: .venv/runtime ## run it twice from nothing, compare every digest; VERIFY=--help shows options
-	@$(BIN)/python -m stages.transfer.verification $(VERIFY)
+	@$(BIN)/python -m stages.transfer.command verify $(VERIFY)
 
 lint: .venv/development
 	@$(BIN)/ruff check .

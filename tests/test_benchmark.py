@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from stages.transfer import backbones
-from stages.transfer.bench import __main__ as benchmark
 from stages.transfer.bench import comparison, guide, processes, rivals, scratch
+from stages.transfer.bench import side_by_side as benchmark
 from stages.transfer.bench.comparison import Row, Stage
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest
@@ -154,6 +154,12 @@ def test_a_copy_has_other_settings_and_this_projects_archive(
     assert float(params["fine_tune"]["learning_rate"]) == 5e-4
     assert (project / "../shared/mirror" / archive.name).read_bytes() == b"archive"
     assert (project / "stages/features.py").exists()
+
+
+def test_settings_of_ones_own_do_not_reach_what_is_measured(tmp_path: Path) -> None:
+    values = scratch.environment(tmp_path)
+    for place in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG"):
+        assert values[f"DVC_{place}_DIR"] == str(tmp_path / "dvc")
 
 
 @pytest.mark.parametrize(("size", "offered"), [(96, True), (128, False)])

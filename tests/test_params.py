@@ -64,6 +64,15 @@ def test_a_mistake_names_key_value_and_what_is_allowed(
     assert "\n" not in str(error.value)
 
 
+def test_a_section_without_keys_is_told_which_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(VALID | {"evaluate": None, "features": 3}))
+    with pytest.raises(PipelineError) as error:
+        params.load(path)
+    assert "features = 3: expected views, shift, batch_size, seed, each with" in str(error.value)
+    assert "evaluate = None: expected batch_size, each with its value" in str(error.value)
+
+
 def test_a_share_in_quotes_is_a_share(tmp_path: Path) -> None:
     assert params.load(changed(tmp_path, "backbone", "cut", "0.5")).backbone.cut == 0.5
 

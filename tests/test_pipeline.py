@@ -227,7 +227,7 @@ def test_a_damaged_dataset_is_one_line(fresh: Project, tmp_path: Path) -> None:
 
 
 def test_the_demo_finishes_and_says_what_it_is_worth(fresh: Project) -> None:
-    result = fresh.run(sys.executable, "-m", "stages.transfer.demo")
+    result = fresh.run(sys.executable, "-m", "stages.transfer.command", "demo")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Its accuracy means nothing" in result.stdout
     assert "| metrics.json |" in result.stdout

@@ -29,7 +29,7 @@ from stages.transfer.verification.comparison import (
 )
 from tests.conftest import PROJECT, Project, one_line
 
-VERIFY = (sys.executable, "-m", "stages.transfer.verification")
+VERIFY = (sys.executable, "-m", "stages.transfer.command", "verify")
 HERE: dict[str, Environment] = {stage: {"processor": "A", "keras": "3"} for stage in COMPARED}
 STAGE = st.integers(0, len(COMPARED) - 1)
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from stages.transfer import interruption, synthetic
+from stages.transfer import synthetic
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest
 from stages.transfer.params import PARAMS, load
@@ -81,8 +80,12 @@ def copy_project(
     (folder / PARAMS).write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def main() -> int:
-    """Run the demo; return the exit status of the pipeline."""
+def main(_: list[str]) -> None:
+    """Run the demo.
+
+    Raises:
+        PipelineError: the pipeline failed, and has said why.
+    """
     load(PROJECT / PARAMS)
     with tempfile.TemporaryDirectory(
         prefix="cifar10-demo-",
@@ -93,19 +96,6 @@ def main() -> int:
         print(f"demo: 1500 drawn images, a small random backbone, in {folder}", flush=True)
         environment = os.environ | {"MIRROR": str(mirror)}
         for command in (["repro"], ["metrics", "show", "--md"]):
-            if status := run_dvc(command, folder, environment):
-                return status
+            if run_dvc(command, folder, environment):
+                raise PipelineError(f"demo: dvc {' '.join(command)} failed, as said above")
     print("demo: finished. Its accuracy means nothing: the images are drawn, the backbone random.")
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        with interruption.ending_on_signals():
-            status = main()
-    except PipelineError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as error:
-        print("demo: interrupted; nothing is left of it", file=sys.stderr)
-        status = interruption.status(error)
-    sys.exit(status)

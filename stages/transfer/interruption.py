@@ -73,10 +73,8 @@ def ending_on_signals() -> Iterator[None]:
         signal.signal(number, end)
     try:
         yield
-    except Interrupted:
-        raise
     except BaseException as error:
-        if raised:
+        if raised and not isinstance(error, Interrupted):
             raise Interrupted(raised[0]) from error
         raise
     finally:

@@ -194,7 +194,8 @@ def _explain(fault: Any) -> str:
     if fault["type"] == "string_pattern_mismatch":
         message = "expected 64 hexadecimal digits in lower case"
     if fault["type"] == "model_type":
-        message = "expected keys with values" if key else "expected sections with keys"
+        section: Any = Params.model_fields[key].annotation if key else Params
+        message = f"expected {', '.join(section.model_fields)}, each with its value"
     if message.startswith(f"{key}."):  # a check of a whole section names its key itself
         return message
     return f"{key} = {fault['input']!r:.80}: {message}" if key else message

@@ -49,9 +49,12 @@ def mirror_places(names: Sequence[str]) -> Iterator[str]:
     """
     if mirror := os.environ.get("MIRROR"):
         if not mirror.startswith(URL_STARTS):
-            mirror = str(from_project(Path(mirror)))
-        if not Path(mirror).is_dir() and not mirror.startswith(URL_STARTS):
-            raise PipelineError(f"MIRROR = {mirror!r}: expected a folder, or a URL with http(s)://")
+            folder = from_project(Path(mirror))
+            if not folder.is_dir():
+                raise PipelineError(
+                    f"MIRROR = {mirror!r}: expected a folder, or a URL with http(s)://"
+                )
+            mirror = str(folder)
         yield from (f"{mirror.rstrip('/')}/{name}" for name in names)
     yield from (str(from_project(SHARED_MIRROR / name)) for name in names)
 

@@ -102,9 +102,13 @@ def offer_files(mirror: Path, content: dict[str, Any]) -> None:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return the environment of what is measured: DVC's own records go to `root` too."""
+    """Return the environment of what is measured: DVC's own records go to `root` too.
+
+    Settings of the user's own would bring their cache with them.
+    """
+    places = ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
     values = os.environ | {
-        "DVC_SITE_CACHE_DIR": str(root / "dvc"),
+        **{f"DVC_{place}_DIR": str(root / "dvc") for place in places},
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }

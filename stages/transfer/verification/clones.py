@@ -97,8 +97,6 @@ def run(name: str, root: Path, project: Path, threads: int | None = None) -> tup
     environment = scratch.environment(root)
     for variable in GIT_PLACES:
         environment.pop(variable, None)
-    # Settings of the user's own would bring their cache with them.
-    environment |= {f"DVC_{level}_CONFIG_DIR": str(root / "dvc") for level in ("GLOBAL", "SYSTEM")}
     if threads:
         environment[THREADS] = str(threads)
     command = [sys.executable, "-m", "dvc", "repro", "evaluate"]

@@ -6,13 +6,11 @@ is written to this project.
 """
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from stages.transfer import interruption
 from stages.transfer.bench.arguments import Parser, count
 from stages.transfer.errors import PipelineError
 from stages.transfer.verification import clones
@@ -34,7 +32,7 @@ def folder(kept: Path | None) -> Iterator[Path]:
 
 def main(arguments: list[str]) -> None:
     """Run twice, print the table and a verdict; raise PipelineError if it is not passed."""
-    parser = Parser(prog="python -m stages.transfer.verification", description=__doc__)
+    parser = Parser(prog="python -m stages.transfer.command verify", description=__doc__)
     add = partial(parser.add_argument, action="append", default=[], metavar="KEY=VALUE")
     add("-S", dest="settings", help="another setting, for both runs")
     add("--perturb", help="another setting, for the second run only")
@@ -71,16 +69,3 @@ def main(arguments: list[str]) -> None:
     if not all(verdict.passed for verdict in verdicts):
         raise PipelineError(f"verify: FAILED, commit {verified}: {told}")
     print(f"verify: passed, commit {verified}: {told}")
-
-
-if __name__ == "__main__":
-    try:
-        with interruption.ending_on_signals():
-            main(sys.argv[1:])
-    except PipelineError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:  # a full disk, no permission
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt as error:
-        print("verify: interrupted; nothing is left of it but what --keep names", file=sys.stderr)
-        sys.exit(interruption.status(error))

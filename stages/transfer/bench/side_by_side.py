@@ -7,7 +7,6 @@ writes data/bench/bench.csv and data/bench/bench.md. See `guide` and `rivals` fo
 
 import csv
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -23,7 +22,6 @@ from stages.transfer.bench import comparison, processes
 from stages.transfer.bench.arguments import Parser, count, share
 from stages.transfer.bench.comparison import Row, Stage
 from stages.transfer.bench.scratch import copy_project, cut_down, environment
-from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest, replacing
 from stages.transfer.params import PARAMS, load
 from stages.transfer.paths import ARCHIVE, DATASET, FEATURES, FINE_TUNE_CURVE, METRICS
@@ -146,7 +144,7 @@ def write_attempts(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the benchmark, or with --tune the choice of the guide's rate."""
-    parser = Parser(prog="python -m stages.transfer.bench")
+    parser = Parser(prog="python -m stages.transfer.command bench")
     parser.add_argument("--point", default="fastest", help="of stages/transfer/points.yaml")
     parser.add_argument("-S", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--images", type=count, help="of each part of the data, for a trial")
@@ -191,18 +189,3 @@ def main(arguments: list[str]) -> None:
             result, peak = rival(["usual", "--name", name, *size], project, variables)
             add(comparison.derived_row(name, USUAL_SIZE, result, peak))
     print((BENCH / "bench.md").read_text())
-
-
-if __name__ == "__main__":
-    # What is started has a session of its own, so a closed terminal has to be passed on by hand.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, signal.default_int_handler)
-    try:
-        main(sys.argv[1:])
-    except PipelineError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:  # a full disk, no permission
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
