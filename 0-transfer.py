@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 MODEL = "cifar10.h5"
+NEEDED = ("dvc", "h5py", "pooch", "pydantic", "requests", "tensorflow", "tqdm", "yaml")
 REENTERED = "CIFAR10_TRANSFER_REENTERED"
 PROJECT = Path(__file__).resolve().parent
 
@@ -107,11 +108,11 @@ def use_project_environment() -> None:
     """Go on in the project's `.venv` if this interpreter lacks what the stages need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's ~/.keras/keras.json says
-    if all(importlib.util.find_spec(name) for name in ("dvc", "tensorflow", "pydantic")):
+    if all(importlib.util.find_spec(name) for name in NEEDED):
         return
     python = PROJECT / ".venv/bin/python"
     if not python.exists() or os.environ.get(REENTERED):
-        sys.exit(f"error: {sys.executable} lacks DVC or TensorFlow; run `make reproduce` first")
+        sys.exit(f"error: {sys.executable} lacks a required package; run `make reproduce` first")
     os.environ[REENTERED] = "1"
     os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606
 

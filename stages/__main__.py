@@ -61,7 +61,7 @@ def command_of(pid: int) -> tuple[int, list[str]]:
 def process_of_dvc() -> tuple[int, list[str]] | None:
     """Return the DVC process that this one descends from, its number and command line, or None."""
     pid = os.getppid()
-    while pid > 1:
+    while pid:
         parent, command = command_of(pid)
         words = [os.path.basename(word) for word in command[1:8]]
         if "dvc" in words and os.path.basename(command[0]).lower().startswith("python"):

@@ -15,11 +15,11 @@ from stages.transfer.bench import frontier
 from stages.transfer.errors import PipelineError
 from tests.conftest import PROJECT
 
-HEADER = "point,px,cut,views,epochs,cutmix_share,minutes,dev,val_accuracy,runs,note"
-FASTEST = "fastest,80,block_5_add,1,1,0,1,0.9,0.89,1,"
-DEFAULT = "default,112,block_6_add,4,4,0,10,0.91,0.92,3,"
-ATTEMPT = "attempt,96,block_5_add,4,6,0.5,100,0.915,,1,no dropout"
-UNTIMED = "attempt,96,block_5_add,4,4,0,,0.901,,1,at half the rate"
+HEADER = "point,px,cut,views,epochs,cutmix_share,label_smoothing,minutes,dev,val_accuracy,runs,note"
+FASTEST = "fastest,80,block_6_project_BN,1,1,0,0,1,0.9,0.89,1,"
+DEFAULT = "default,112,block_6_add,4,4,0,0,10,0.91,0.92,3,"
+ATTEMPT = "attempt,96,block_5_add,4,6,0.5,0.1,100,0.915,,1,no dropout"
+UNTIMED = "attempt,96,block_5_add,4,4,0,0,,0.901,,1,at half the rate"
 SVG = "{http://www.w3.org/2000/svg}"
 SAID = "make frontier, and put its tables into the README"
 
@@ -115,12 +115,12 @@ def test_what_has_no_minutes_or_no_accuracy_is_in_the_table_alone(tmp_path: Path
         frontier.read(write(tmp_path, UNTIMED, untried, ATTEMPT, FASTEST))
     )
     assert points.splitlines()[2:] == [
-        "| `fastest` | 80 | `block_5_add` | 1, 1 | – | 1.0 | 0.900 | 0.8900 | 1 |",  # noqa: RUF001
-        "| `default` | 112 | `block_6_add` | 4, 4 | – | – | – | – | 3 |",  # noqa: RUF001
+        "| `fastest` | 80 | `block_6_project_BN` | 1, 1 | – | – | 1.0 | 0.900 | 0.8900 | 1 |",  # noqa: RUF001
+        "| `default` | 112 | `block_6_add` | 4, 4 | – | – | – | – | – | 3 |",  # noqa: RUF001
     ]
     assert attempts.splitlines()[2:] == [
-        "| 96 | `block_5_add` | 4, 6 | 0.5 | 100.0 | 0.915 | – | 1 | no dropout |",  # noqa: RUF001
-        "| 96 | `block_5_add` | 4, 4 | – | – | 0.901 | – | 1 | at half the rate |",  # noqa: RUF001
+        "| 96 | `block_5_add` | 4, 6 | 0.5 | 0.1 | 100.0 | 0.915 | – | 1 | no dropout |",  # noqa: RUF001
+        "| 96 | `block_5_add` | 4, 4 | – | – | – | 0.901 | – | 1 | at half the rate |",  # noqa: RUF001
     ]
     assert len(frontier.tables(frontier.read(write(tmp_path, FASTEST)))) == 1
 
@@ -134,6 +134,11 @@ def test_what_has_no_minutes_or_no_accuracy_is_in_the_table_alone(tmp_path: Path
         (FASTEST.replace("1,1,", "1,3,"), "epochs = 3, but points.yaml has 1 for fastest"),
         (FASTEST.replace("1,1,", "3,1,"), "views = 3, but points.yaml has 1 for fastest"),
         (FASTEST.replace(",0,", ",0.5,"), "cutmix_share = 0.5, but points.yaml has 0.0"),
+        (
+            FASTEST.replace("6_project_BN", "5_add"),
+            "cut = block_5_add, but points.yaml has block",
+        ),
+        (FASTEST.replace(",0,1,", ",0.1,1,"), "label_smoothing = 0.1, but points.yaml has 0.0"),
         (FASTEST.replace("0.89", "89"), "line 3: val_accuracy = '89': expected less than or eq"),
         (FASTEST.replace("0.9,", "nan,"), "line 3: dev = 'nan': expected"),
         (FASTEST.replace(",1,0.9", ",-1,0.9"), "line 3: minutes = '-1': expected greater than 0"),
@@ -141,8 +146,8 @@ def test_what_has_no_minutes_or_no_accuracy_is_in_the_table_alone(tmp_path: Path
         (FASTEST.replace(",1,0.9", ",4 min,0.9"), "line 3: minutes = '4 min': expected a valid"),
         (FASTEST.replace(",80,", ",,"), "line 3: px = '': expected a valid integer"),
         (FASTEST.replace("0.89,1", "0.89,"), "line 3: runs = '': expected a valid integer"),
-        (f"{FASTEST}one, two", "line 3: expected 11 fields; quote one with a comma"),
-        ("fastest,80", "line 3: expected 11 fields"),
+        (f"{FASTEST}one, two", "line 3: expected 12 fields; quote one with a comma"),
+        ("fastest,80", "line 3: expected 12 fields"),
     ],
 )
 def test_a_wrong_line_is_named(line: str, said: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.__main__ import STAGES
+from stages.__main__ import STAGES, process_of_dvc
 from stages.transfer.errors import PipelineError
 from stages.transfer.interruption import alone_in
 from tests.conftest import BIN, PROJECT, Project
@@ -355,3 +355,14 @@ def test_a_folder_in_use_is_said_and_waited_for(
         assert "waits for another run in this folder to end" in capsys.readouterr().out
     with alone_in(tmp_path / "data", patience=0):
         pass
+
+
+def test_dvc_is_found_as_process_1_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose command is `dvc repro`."""
+    own = ["/venv/bin/python3", "/venv/bin/dvc", "repro"]
+    processes = {7: (1, ["sh", "-c", "python3 -m stages features"]), 1: (0, own)}
+    monkeypatch.setattr("os.getppid", lambda: 7)
+    monkeypatch.setattr("stages.__main__.command_of", processes.__getitem__)
+    assert process_of_dvc() == (1, own)
+    processes[1] = (0, ["/sbin/init"])
+    assert process_of_dvc() is None

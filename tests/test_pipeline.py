@@ -241,3 +241,6 @@ def test_0_transfer_refuses_before_any_work(fresh: Project, tmp_path: Path) -> N
     assert "has no folder stages" in one_line(alone.run(sys.executable, "0-transfer.py"))
     (tmp_path / "cifar10.h5").mkdir()
     assert "cannot be written" in one_line(alone.run(sys.executable, script))
+    without = "import runpy, sys\nsys.modules['pooch'] = None\n"  # as where it is not installed
+    without += f"runpy.run_path({script!r}, run_name='__main__')"
+    assert "lacks a required package" in one_line(fresh.run(sys.executable, "-c", without))

@@ -24,6 +24,7 @@ from stages.transfer.verification.comparison import (
     Result,
     aligned,
     compare,
+    of_other_files,
     result,
     table,
 )
@@ -129,6 +130,17 @@ def test_another_lock_is_refused(lock: Any) -> None:
         result("dvc.lock", lock, {}, {})
 
 
+def test_files_that_are_accepted_too_are_named(finished: Project) -> None:
+    lock = yaml.safe_load((finished.folder / "dvc.lock").read_text())
+    there = here = result("dvc.lock", lock, {}, {})
+    assert of_other_files(there, here) == []
+    for stage in ("download", "backbone", "features"):
+        here = here._replace(outputs={**here.outputs, stage: {"x": "1"}})
+    assert of_other_files(there, here)[:2] == ["data/raw/cifar-10-python.tar.gz", "x"]
+    code = {stage: {"stages/download.py": "1", "stages/backbone.py": "1"} for stage in COMPARED}
+    assert of_other_files(there, here._replace(inputs=code)) == []
+
+
 @pytest.mark.parametrize("value", [None, True, "0.9", float("nan"), 1.1, -0.1, []])
 def test_an_accuracy_that_is_none(value: Any) -> None:
     lock = yaml.safe_load((PROJECT / "dvc.lock").read_text())
@@ -152,6 +164,7 @@ def test_the_table_has_a_verdict_for_each_output() -> None:
 class Verified(NamedTuple):
     """What `make verify` said of a finished project, and the clones that it was told to keep."""
 
+    project: Project
     run: subprocess.CompletedProcess[str]
     root: Path
     clones: list[Path]
@@ -166,9 +179,14 @@ def verified(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Ver
         folder.mkdir()
     settings = {"floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}
     (keras_home / "keras.json").write_text(json.dumps(settings))
-    cache = finished.folder / ".dvc/cache"  # which has all results, so that no stage would run
-    (dvc_config / "config").write_text(f"[cache]\n    dir = {cache}\n")
-    run = finished.run(
+    project = finished.copy(root)
+    # One that has all results, so that no stage would run: for all projects, and for this one.
+    cache = f"[cache]\n    dir = {finished.folder / '.dvc/cache'}\n"
+    (dvc_config / "config").write_text(cache)
+    with (project.folder / ".dvc/config").open("a") as config:
+        config.write(cache)
+    project.run("git", "commit", "-qam", "a shared cache")
+    run = project.run(
         *VERIFY,
         f"--keep={root / 'kept'}",
         MIRROR="",  # the archive is found in the project's own outputs
@@ -177,11 +195,11 @@ def verified(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Ver
         DVC_GLOBAL_CONFIG_DIR=str(dvc_config),
         GIT_DIR=str(root / "nowhere"),
     )
-    return Verified(run, root, [root / f"kept/{number}/project" for number in (1, 2)])
+    return Verified(project, run, root, [root / f"kept/{number}/project" for number in (1, 2)])
 
 
 def test_two_runs_and_the_committed_one_are_the_same_bits(
-    verified: Verified, finished: Project
+    verified: Verified,
 ) -> None:
     said = verified.run.stdout
     assert verified.run.returncode == 0, said + verified.run.stderr
@@ -195,7 +213,7 @@ def test_two_runs_and_the_committed_one_are_the_same_bits(
     assert len(rows) == len(outputs) == 10
     assert last.startswith("verify: passed, commit ")
     assert last.endswith("run 1 and run 2 are identical; dvc.lock and run 1 are identical")
-    assert finished.run("git", "status", "--porcelain").stdout == ""
+    assert verified.project.run("git", "status", "--porcelain").stdout == ""
 
 
 def test_no_output_holds_a_path_or_the_hour(verified: Verified) -> None:

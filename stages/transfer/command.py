@@ -4,6 +4,7 @@ Each of them imports for a second or two. Ctrl-C in the midst of that ends it in
 every fault. So this module uses the standard library only until signals are in hand.
 """
 
+import contextlib
 import importlib
 import sys
 from typing import NamedTuple
@@ -45,13 +46,14 @@ def main(name: str, arguments: list[str]) -> int:
             with interruption.held_back():
                 module = importlib.import_module(command.module)
             module.main(arguments)
+            return 0
     except (PipelineError, OSError) as error:  # OSError: a full disk, no permission
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        line, status = f"error: {' '.join(str(error).split())}", 1
     except KeyboardInterrupt as error:
-        print(f"{name}: interrupted; {command.leaves}", file=sys.stderr)
-        return interruption.status(error)
-    return 0
+        line, status = f"{name}: interrupted; {command.leaves}", interruption.status(error)
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        print(line, file=sys.stderr, flush=True)
+    return status
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from stages.transfer import synthetic
+from stages.transfer import isolation, synthetic
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest
 from stages.transfer.params import PARAMS, load
@@ -54,9 +54,7 @@ def copy_files(folder: Path) -> None:
         else:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy2(source, folder / name)
-    # The copy has no Git repository, which DVC has to be told.
-    with (folder / ".dvc/config.local").open("w") as config:
-        config.write("[core]\n    no_scm = true\n")
+    isolation.own_cache(folder, git=False)
 
 
 def copy_project(
@@ -94,7 +92,7 @@ def main(_: list[str]) -> None:
         folder, mirror = Path(temporary, "project"), Path(temporary, "mirror")
         copy_project(folder, mirror, 300, SETTINGS)
         print(f"demo: 1500 drawn images, a small random backbone, in {folder}", flush=True)
-        environment = os.environ | {"MIRROR": str(mirror)}
+        environment = os.environ | isolation.variables(Path(temporary)) | {"MIRROR": str(mirror)}
         for command in (["repro"], ["metrics", "show", "--md"]):
             if run_dvc(command, folder, environment):
                 raise PipelineError(f"demo: dvc {' '.join(command)} failed, as said above")

@@ -64,7 +64,11 @@ def fit(
     state = TrainingState(model, checkpoints)
     if state.curve:
         x.go_to(len(state.curve))
-        print(f"{key}: goes on after epoch {len(state.curve)} of {epochs}", flush=True)
+        print(
+            f"{key}: goes on after epoch {len(state.curve)} of {epochs}, from data/checkpoints; "
+            "without that folder it begins anew",
+            flush=True,
+        )
     model.fit(
         x,
         y,

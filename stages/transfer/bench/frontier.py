@@ -34,7 +34,10 @@ SETTINGS = {
     "views": "features.views",
     "epochs": "fine_tune.epochs",
     "cutmix_share": "fine_tune.cutmix_share",
+    "label_smoothing": "fine_tune.label_smoothing",
+    "cut": "backbone.cut",
 }
+NOT_NAMES = ("auto", "none", "all")  # of cut points
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: small, and searched for
     "svg.hashsalt": "frontier",  # else ids are random
@@ -65,6 +68,7 @@ class Run(pydantic.BaseModel):
         views: copies of each training image.
         epochs: of fine-tuning.
         cutmix_share: share of the batches with CutMix, in [0, 1].
+        label_smoothing: in [0, 1).
         minutes: from the archive on disk to the metrics; None if not known.
         dev: accuracy on dev, in [0, 1]; None if not known.
         val_accuracy: accuracy on the official test images, in [0, 1]; None if not known.
@@ -80,6 +84,7 @@ class Run(pydantic.BaseModel):
     views: Count
     epochs: Annotated[int, Field(ge=0)]
     cutmix_share: Annotated[float, Field(ge=0, le=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     minutes: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_empty)
     ]
@@ -128,9 +133,12 @@ def _check_point(run: Run, points: dict[str, Any], seen: Sequence[str], place: s
         raise PipelineError(f"{place}: point = {run.point!r}: expected one of {known}")
     if run.point in seen:
         raise PipelineError(f"{place}: {run.point} is there twice: call one of them {ATTEMPT}")
+    if set(points[run.point]) != set(SETTINGS.values()):
+        raise PipelineError(f"{POINTS.name}: {run.point} names other settings than {MEASURED.name}")
     for column, key in SETTINGS.items():
         measured, named = getattr(run, column), points[run.point][key]
-        if measured != named:
+        free = column == "cut" and named in NOT_NAMES
+        if measured != named and not free:
             raise PipelineError(
                 f"{place}: {column} = {measured}, but {POINTS.name} has {named} for {run.point}: "
                 f"measure it again, or call this line {ATTEMPT}"
@@ -149,6 +157,7 @@ def cells(run: Run) -> list[str]:
         f"`{run.cut}`",
         f"{run.views}, {run.epochs}",
         f"{run.cutmix_share:g}" if run.cutmix_share else NONE,
+        f"{run.label_smoothing:g}" if run.label_smoothing else NONE,
         number(run.minutes, 1),
         number(run.dev, 3),
         number(run.val_accuracy, 4),
@@ -158,7 +167,8 @@ def cells(run: Run) -> list[str]:
 
 def tables(runs: Sequence[Run]) -> list[str]:
     """Return a Markdown table of the named points and, if there are any, one of the attempts."""
-    columns = ["px", "cut", "views, epochs", "CutMix", "minutes", "dev", "`val_accuracy`", "runs"]
+    columns = ["px", "cut", "views, epochs", "CutMix", "smoothing", "minutes", "dev"]
+    columns += ["`val_accuracy`", "runs"]
     points = [[f"`{run.point}`", *cells(run)] for run in runs if run.point != ATTEMPT]
     attempts = [[*cells(run), run.note] for run in runs if run.point == ATTEMPT]
     found = [markdown(["point", *columns], points)]

@@ -22,7 +22,7 @@ HEAD_RATE = 1e-3
 HEAD_EPOCHS = 1  # the guide has 2; fewer are in its favour
 # The guide's rate to fine-tune with, and what is tried beside it.
 RATES = (1e-5, 1e-4, 3e-4, 1e-3)
-# Chosen on dev by `python -m stages.transfer.bench --tune`, at 80 px, one run:
+# Chosen on dev by `make bench BENCH=--tune`, at 80 px, one run:
 #   rate   dev accuracy after 1 epoch
 #   1e-5   0.8098
 #   1e-4   0.8416

@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from stages.transfer.applications import APPLICATIONS
+from stages.transfer import isolation
 from stages.transfer.demo import PROJECT, copy_files
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest, replacing
@@ -67,52 +67,61 @@ def configure(project: Path, mirror: Path, settings: Sequence[str]) -> None:
         load(project / PARAMS)
     except PipelineError as error:
         raise PipelineError(str(error).replace(str(project / PARAMS), "-S")) from None
-    offer_files(mirror, content)
+    offer_archive(mirror, content["download"]["sha256"])
+    content["backbone"]["weights"] = weights_for(content["backbone"])
     (project / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def offer_files(mirror: Path, content: dict[str, Any]) -> None:
-    """Link into a mirror folder what this project's has, and this project's own outputs.
+def offer_archive(mirror: Path, accepted: Sequence[str]) -> None:
+    """Link into a mirror folder what this project's has, and the archive that this project has.
 
     Args:
         mirror: a folder to make.
-        content: params.yaml as read; the digest of the weights that are offered is added to it.
+        accepted: SHA-256 of the archives that are accepted.
     """
     mirror.mkdir(parents=True)
     shared = PROJECT / SHARED_MIRROR
     for file in shared.iterdir() if shared.is_dir() else ():
         (mirror / file.name).symlink_to(file.resolve())
     archive = PROJECT / ARCHIVE
-    if archive.exists() and digest(archive) in content["download"]["sha256"]:
+    if archive.exists() and digest(archive) in accepted:
         (mirror / ARCHIVE.name).unlink(missing_ok=True)
         (mirror / ARCHIVE.name).symlink_to(archive)
-    weights, lock = PROJECT / WEIGHTS, PROJECT / "dvc.lock"
-    if not (weights.exists() and lock.exists()):
-        return
-    made = yaml.safe_load(lock.read_text())["stages"].get("backbone", {})
-    if made.get("outs", [{}])[0].get("md5") != digest(weights, "md5"):
-        return
-    own = content["backbone"]
-    of = made["params"][str(PARAMS)]
-    if all(of.get(f"backbone.{k}") == own.get(k) for k in ("name", "image_size", "weights")):
-        link = mirror / f"{APPLICATIONS[own['name']].module}_notop.weights.h5"
-        if not link.exists():
-            link.symlink_to(weights)
-            own["sha256"].append(digest(weights))
+
+
+def weights_for(own: Mapping[str, Any]) -> str:
+    """Return `backbone.weights` as a copy of this project needs it.
+
+    Args:
+        own: the section `backbone` of its params.yaml.
+
+    Returns:
+        The path of this project's own output, if it has been made with the same settings; else the
+        same setting, a path as seen from anywhere.
+    """
+    weights = str(own["weights"])
+    if weights == "random":
+        return weights
+    try:
+        made = yaml.safe_load((PROJECT / "dvc.lock").read_text())["stages"]["backbone"]
+        of = made["params"][str(PARAMS)]
+        same = all(of[f"backbone.{key}"] == own[key] for key in ("name", "image_size", "weights"))
+        if same and made["outs"][0]["md5"] == digest(PROJECT / WEIGHTS, "md5"):
+            return str(PROJECT / WEIGHTS)
+    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError):
+        pass  # nothing has been made, or nobody can tell of what
+    return weights if weights == "imagenet" else str(PROJECT / Path(weights).expanduser())
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return the environment of what is measured: DVC's own records go to `root` too.
-
-    Settings of the user's own would bring their cache with them.
-    """
-    places = ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
+    """Return the environment of what is measured, which has nothing of the user's own."""
     values = os.environ | {
-        **{f"DVC_{place}_DIR": str(root / "dvc") for place in places},
+        **isolation.variables(root),
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    values.pop("TF_USE_LEGACY_KERAS", None)
+    for name in ("TF_USE_LEGACY_KERAS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
+        values.pop(name, None)
     if Path(values.get("MIRROR", "")).is_dir() and values.get("MIRROR"):
         values["MIRROR"] = str(Path(values["MIRROR"]).resolve())  # seen from here
     return values

@@ -36,14 +36,14 @@ USUAL = ("DenseNet121", "ResNet50")
 USUAL_SIZE = 224  # pixels
 
 
-def repro(stage: str, project: Path, variables: Mapping[str, str]) -> list[Stage]:
-    """Run the pipeline up to a stage, as a user does; return what each stage that ran cost."""
-    return stages_of(processes.run([*DVC, "repro", stage], project, variables))
+def repro(project: Path, variables: Mapping[str, str], *stages: str) -> list[Stage]:
+    """Run the pipeline up to some stages, as a user does; return what each that ran cost."""
+    return stages_of(processes.run([*DVC, "repro", *stages], project, variables))
 
 
 def repro_cut_down(project: Path, variables: Mapping[str, str], images: int) -> list[Stage]:
     """Run the pipeline up to the dataset, and leave only some images in it."""
-    stages = repro(CUT_AFTER, project, variables)
+    stages = repro(project, variables, CUT_AFTER)
     cut_down(project / DATASET, images)
     processes.run([*DVC, "commit", "--force", CUT_AFTER], project, variables)
     return stages
@@ -160,17 +160,17 @@ def main(arguments: list[str]) -> None:
         root = Path(temporary).resolve()
         settings = [*points.settings(chosen.point), *chosen.settings]
         project, variables = copy_project(root, settings), environment(root)
-        repro(UNTIMED, project, variables)
+        repro(project, variables, UNTIMED)
         stages = []
         if chosen.images:
             stages = repro_cut_down(project, variables, chosen.images)
         if chosen.tune:
-            repro(CUT_AFTER, project, variables)
+            repro(project, variables, "backbone", CUT_AFTER)
             results, _ = rival(["guide", "--tune", *epochs], project, variables)
             write_attempts(results, BENCH / "tune.csv")
             print(f"the attempts stand in {BENCH / 'tune.csv'}")
             return
-        stages += repro(MEASURED[-1], project, variables)
+        stages += repro(project, variables, MEASURED[-1])
         heading = comparison.header(digest(project / ARCHIVE), chosen.images)
         rows: list[Row] = []
 

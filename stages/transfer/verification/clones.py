@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from stages.transfer import isolation
 from stages.transfer.bench import processes, scratch
 from stages.transfer.demo import COPIED, PROJECT
 from stages.transfer.environment import RECORD, read
@@ -18,7 +19,7 @@ from stages.transfer.errors import PipelineError
 from stages.transfer.params import PARAMS, load
 from stages.transfer.paths import METRICS
 from stages.transfer.places import SHARED_MIRROR
-from stages.transfer.verification.comparison import Result, result
+from stages.transfer.verification.comparison import COMPARED, Result, result
 
 LOCK = Path("dvc.lock")
 OF_A_RUN = (LOCK, METRICS, RECORD)  # what a run writes and Git keeps
@@ -64,6 +65,7 @@ def clone(root: Path, settings: Sequence[str]) -> Path:
         load(project / PARAMS)
     except PipelineError as error:
         raise PipelineError(_short(error, project)) from None
+    isolation.own_cache(project)
     scratch.configure(project, project / SHARED_MIRROR, settings)
     return project
 
@@ -101,6 +103,9 @@ def run(name: str, root: Path, project: Path, threads: int | None = None) -> tup
         environment[THREADS] = str(threads)
     command = [sys.executable, "-m", "dvc", "repro", "evaluate"]
     done = processes.run(command, project, environment)
+    ran = [line for line in done.lines if line.startswith("Running stage '")]
+    if len(ran) < len(COMPARED):
+        raise PipelineError(f"{name}: DVC ran {len(ran)} of {len(COMPARED)} stages, expected all")
     return _read(name, project), done.seconds
 
 

@@ -12,6 +12,7 @@ from stages.transfer.measures import METRIC, measured_accuracy
 # Where rounding differs, training carries it on. One pair of runs that only rounded differently was
 # 0.2 points apart; one standard error of an accuracy of 0.91 on 10,000 images is 0.29 points.
 TOLERANCE = 0.01
+FETCHING = ("download", "backbone")
 COMPARED = tuple(stage for stage in STAGES if stage != "gate")  # it leaves nothing
 
 
@@ -61,7 +62,8 @@ def result(name: str, lock: Any, environments: Mapping[str, Environment], metric
             made = {path for of_stage in outputs.values() for path in of_stage}
             code = {dep["path"]: dep["md5"] for dep in own["deps"] if dep["path"] not in made}
             inputs[stage] = code | _flat(own["params"]["params.yaml"])
-            inputs[stage].pop("backbone.sha256", None)  # the weights themselves are compared
+            for key in ("backbone.sha256", "backbone.weights"):
+                inputs[stage].pop(key, None)  # the weights themselves are compared
     except (KeyError, TypeError) as error:
         raise PipelineError(
             f"{name}: expected every stage with its outputs, {error} is missing; "
@@ -108,6 +110,19 @@ def compare(there: Result, here: Result) -> Verdict:
     within = apart <= TOLERANCE
     return Verdict(
         within, f"{text}, {'within' if within else 'beyond'} the tolerance of {TOLERANCE}"
+    )
+
+
+def of_other_files(there: Result, here: Result) -> list[str]:
+    """Return which files, fetched by the same code under the same settings, are other ones.
+
+    More than one archive is accepted, and weights need not be pinned: what follows from other bytes
+    says nothing about reproducibility.
+    """
+    return _union(
+        _differing(there.outputs[stage], here.outputs[stage])
+        for stage in FETCHING
+        if not _differing(there.inputs[stage], here.inputs[stage])
     )
 
 
