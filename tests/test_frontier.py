@@ -11,7 +11,7 @@ import matplotlib as mpl
 import pytest
 
 from stages.transfer import params
-from stages.transfer.bench import frontier
+from stages.transfer.bench import frontier, measured
 from stages.transfer.errors import PipelineError
 from tests.conftest import PROJECT
 
@@ -31,7 +31,7 @@ def write(folder: Path, *lines: str) -> Path:
 
 
 def drawn(folder: Path, *lines: str, gate: float = 0.87) -> bytes:
-    frontier.draw(frontier.read(write(folder, *lines)), gate, folder / "plot.svg")
+    frontier.draw(measured.read(write(folder, *lines)), gate, folder / "plot.svg")
     return (folder / "plot.svg").read_bytes()
 
 
@@ -42,7 +42,7 @@ def texts(svg: bytes) -> list[str]:
 
 def test_the_readme_has_these_tables_and_this_plot(tmp_path: Path) -> None:
     readme = (PROJECT / "README.md").read_text()
-    runs = frontier.read()
+    runs = measured.read()
     for table in frontier.tables(runs):
         assert f"\n\n{table}\n\n" in readme, SAID
     assert f"]({frontier.PLOT})" in readme
@@ -52,7 +52,7 @@ def test_the_readme_has_these_tables_and_this_plot(tmp_path: Path) -> None:
         frontier.draw(runs, gate, tmp_path / "plot.svg")
     committed = (PROJECT / frontier.PLOT).read_bytes()
     assert (tmp_path / "plot.svg").read_bytes() == committed, SAID
-    assert {run.point for run in runs if run.minutes} - {frontier.ATTEMPT} <= set(texts(committed))
+    assert {run.point for run in runs if run.minutes} - {measured.ATTEMPT} <= set(texts(committed))
 
 
 def test_the_command_draws_and_prints(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_command_draws_and_prints(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert result.stdout == "\n\n".join(frontier.tables(frontier.read())) + "\n"
+    assert result.stdout == "\n\n".join(frontier.tables(measured.read())) + "\n"
     assert len(result.stderr.strip().splitlines()) == 1
     committed = (PROJECT / frontier.PLOT).read_bytes()
     assert (tmp_path / frontier.PLOT).read_bytes() == committed, SAID
@@ -112,7 +112,7 @@ def test_what_has_no_minutes_or_no_accuracy_is_in_the_table_alone(tmp_path: Path
     assert drawn(tmp_path, FASTEST) != svg
     drawn(tmp_path, UNTIMED)  # nothing to draw
     points, attempts = frontier.tables(
-        frontier.read(write(tmp_path, UNTIMED, untried, ATTEMPT, FASTEST))
+        measured.read(write(tmp_path, UNTIMED, untried, ATTEMPT, FASTEST))
     )
     assert points.splitlines()[2:] == [
         "| `fastest` | 80 | `block_6_project_BN` | 1, 1 | – | – | 1.0 | 0.900 | 0.8900 | 1 |",  # noqa: RUF001
@@ -122,7 +122,7 @@ def test_what_has_no_minutes_or_no_accuracy_is_in_the_table_alone(tmp_path: Path
         "| 96 | `block_5_add` | 4, 6 | 0.5 | 0.1 | 100.0 | 0.915 | – | 1 | no dropout |",  # noqa: RUF001
         "| 96 | `block_5_add` | 4, 4 | – | – | – | 0.901 | – | 1 | at half the rate |",  # noqa: RUF001
     ]
-    assert len(frontier.tables(frontier.read(write(tmp_path, FASTEST)))) == 1
+    assert len(frontier.tables(measured.read(write(tmp_path, FASTEST)))) == 1
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_has_no_minutes_or_no_accuracy_is_in_the_table_alone(tmp_path: Path
 def test_a_wrong_line_is_named(line: str, said: str, tmp_path: Path) -> None:
     path = write(tmp_path, DEFAULT, line)
     with pytest.raises(PipelineError) as raised:
-        frontier.read(path)
+        measured.read(path)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -163,9 +163,9 @@ def test_other_columns_and_another_encoding_are_named(tmp_path: Path) -> None:
     for text in ("", HEADER.replace("minutes", "seconds"), HEADER + ",more"):
         path.write_text(text)
         with pytest.raises(PipelineError, match="expected the columns point,px,"):
-            frontier.read(path)
+            measured.read(path)
     path.write_bytes(f"{HEADER}\n{ATTEMPT} \xfc".encode("latin-1"))
     with pytest.raises(PipelineError, match="expected UTF-8"):
-        frontier.read(path)
+        measured.read(path)
     path.write_bytes(f"{HEADER}\r\n{ATTEMPT}\r\n\r\n".encode("utf-8-sig"))  # as spreadsheets write
-    assert len(frontier.read(path)) == 1
+    assert len(measured.read(path)) == 1
