@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from stages.transfer.params import Params
 
 MOVED = "CIFAR10_TRANSFER_MOVED"
+# Environment variables; the last two would cut training short behind the back of params.yaml.
+UNWANTED = ("TF_USE_LEGACY_KERAS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
 STAGES = (
     "download",
     "backbone",
@@ -148,8 +150,7 @@ def start(arguments: list[str]) -> int:
             os.execv(python, [python, "-m", "stages", *arguments])  # noqa: S606
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # The last two would cut training short behind the back of params.yaml.
-    for name in ("TF_USE_LEGACY_KERAS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
+    for name in UNWANTED:
         os.environ.pop(name, None)
     if dvc:
         interruption.end_with(dvc[0])

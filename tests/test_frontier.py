@@ -158,6 +158,15 @@ def test_a_wrong_line_is_named(line: str, said: str, tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_a_setting_that_the_file_has_no_column_for_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "POINTS", tmp_path / "points.yaml")
+    (tmp_path / "points.yaml").write_text("fastest:\n  train_head.images: 5000\n")
+    with pytest.raises(PipelineError, match=r"^points.yaml: fastest names other settings than"):
+        measured.read(write(tmp_path, FASTEST))
+
+
 def test_other_columns_and_another_encoding_are_named(tmp_path: Path) -> None:
     path = tmp_path / "frontier.csv"
     for text in ("", HEADER.replace("minutes", "seconds"), HEADER + ",more"):

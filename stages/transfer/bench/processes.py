@@ -36,6 +36,15 @@ class Run(NamedTuple):
     came: list[float]
     memory: list[tuple[float, float]]
 
+    @property
+    def stages(self) -> dict[str, float]:
+        """Return the stages that DVC said it began, in order, and when it did."""
+        return {
+            line.split("'")[1]: at
+            for line, at in zip(self.lines, self.came, strict=True)
+            if line.startswith("Running stage '")
+        }
+
 
 def process_tree(root: int) -> list[int]:
     """Return a process and all its descendants as /proc shows them, [] if it has ended."""

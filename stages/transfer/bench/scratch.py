@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from stages.__main__ import UNWANTED
 from stages.transfer import isolation
 from stages.transfer.demo import PROJECT, copy_files
 from stages.transfer.errors import PipelineError
@@ -120,7 +121,7 @@ def environment(root: Path) -> dict[str, str]:
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    for name in ("TF_USE_LEGACY_KERAS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
+    for name in UNWANTED:
         values.pop(name, None)
     if Path(values.get("MIRROR", "")).is_dir() and values.get("MIRROR"):
         values["MIRROR"] = str(Path(values["MIRROR"]).resolve())  # seen from here

@@ -54,11 +54,7 @@ def stages_of(run: processes.Run) -> list[Stage]:
 
     DVC's own start goes to the first one, its end to the last.
     """
-    began = {
-        line.split("'")[1]: at
-        for line, at in zip(run.lines, run.came, strict=True)
-        if line.startswith("Running stage '")
-    }
+    began = run.stages
     times = [0.0, *list(began.values())[1:], run.seconds]
     return [
         Stage(

@@ -103,9 +103,8 @@ def run(name: str, root: Path, project: Path, threads: int | None = None) -> tup
         environment[THREADS] = str(threads)
     command = [sys.executable, "-m", "dvc", "repro", "evaluate"]
     done = processes.run(command, project, environment)
-    ran = [line for line in done.lines if line.startswith("Running stage '")]
-    if len(ran) < len(COMPARED):
-        raise PipelineError(f"{name}: DVC ran {len(ran)} of {len(COMPARED)} stages, expected all")
+    if missing := [stage for stage in COMPARED if stage not in done.stages]:
+        raise PipelineError(f"{name}: DVC did not run {', '.join(missing)}, expected all stages to")
     return _read(name, project), done.seconds
 
 
