@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 CLASSES = 10
+INTERRUPTED = "interrupted; the next run goes on from there"
 MODEL = "cifar10.h5"
 NEEDED = ("dvc", "h5py", "pooch", "pydantic", "requests", "tensorflow", "tqdm", "yaml")
 REENTERED = "CIFAR10_TRANSFER_REENTERED"
@@ -27,7 +29,7 @@ PROJECT = Path(__file__).resolve().parent
 
 
 def preprocess_data(
-    X: npt.ArrayLike,  # noqa: N803 - the user's names
+    X: npt.ArrayLike,  # noqa: N803 - the names that the exercise gives
     Y: npt.ArrayLike,  # noqa: N803
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Pre-process CIFAR-10 for the model: images to float32, labels to one-hot.
@@ -69,13 +71,14 @@ def main() -> None:
     """Build, freeze, train the head, fine-tune, save."""
     check_surroundings()
     use_project_environment()
-    from stages.__main__ import quiet_stderr
-    from stages.transfer.interruption import ending_on_signals, held_back
+    from stages.transfer.launcher import quiet_stderr
+    from stages.transfer.reproduction import remove_broken_lock, reproduce
+    from stages.transfer.signals import ending_at_once, ending_on_signals
 
     with ending_on_signals():
-        with held_back(), quiet_stderr():
+        with ending_at_once(INTERRUPTED), quiet_stderr():
             from stages import backbone, download, features, fine_tune, preprocess, train_head
-            from stages.transfer.reproduction import reproduce
+        remove_broken_lock(PROJECT)
         # The data: CIFAR-10, with part of its training images held out for every choice.
         reproduce(PROJECT, download.main)
         reproduce(PROJECT, preprocess.main)
@@ -107,18 +110,20 @@ def check_surroundings() -> None:
 def use_project_environment() -> None:
     """Go on in the project's `.venv` if this interpreter lacks what the stages need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's ~/.keras/keras.json says
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
     if all(importlib.util.find_spec(name) for name in NEEDED):
         return
     python = PROJECT / ".venv/bin/python"
     if not python.exists() or os.environ.get(REENTERED):
         sys.exit(f"error: {sys.executable} lacks a required package; run `make reproduce` first")
     os.environ[REENTERED] = "1"
+    if hasattr(signal, "pthread_sigmask"):  # a Ctrl-C during Python's start waits for its handler
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606
 
 
 def save(source: Path, target: Path) -> None:
-    """Copy the finished model to where the user is, whole or not at all."""
+    """Copy the finished model to the current folder, whole or not at all."""
     if not (target.exists() and target.samefile(source)):
         partial = target.with_name(f".partial-{target.name}")
         try:
@@ -134,7 +139,7 @@ def save(source: Path, target: Path) -> None:
 def provide_learning_phase() -> None:
     """Give `keras.backend` the name `learning_phase`, which Keras 3 dropped.
 
-    The user's check reads that name right after it imports this file. A Keras that nobody has
+    tests/0-main.py reads that name right after it imports this file. A Keras that nobody has
     imported yet is left alone, so that `preprocess_data` needs no TensorFlow.
     """
     tensorflow = sys.modules.get("tensorflow")
@@ -148,5 +153,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt as interrupted:
-        print("interrupted; the next run goes on from there", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(128 + getattr(interrupted, "number", 2))

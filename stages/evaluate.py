@@ -1,4 +1,4 @@
-"""Stage 7: measure the saved cifar10.h5, as a user would load it, on dev and test."""
+"""Stage 7: measure the saved cifar10.h5, loaded as anybody would, on dev and test."""
 
 import csv
 import importlib
@@ -25,7 +25,7 @@ preprocess_data = importlib.import_module("0-transfer").preprocess_data
 def main(params: "Params") -> None:
     """Write metrics.json and the confusion table.
 
-    "val" is what the user's own check measures: the archive's official test images, on which
+    "val" is what tests/0-main.py measures: the archive's official test images, on which
     nothing was chosen. "dev" is the part of the training images on which everything was.
     """
     make_deterministic(0)

@@ -322,7 +322,7 @@ def test_the_guides_way_runs(tmp_path: Path) -> None:
     net = backbones.build("VGG16", 32)
     net.save_weights(tmp_path / "data/backbone/backbone.weights.h5")
 
-    command = [sys.executable, "-m", "stages.transfer.bench.rivals"]
+    command = [sys.executable, "-m", "stages.transfer.command", "rival"]
     command += ["--started", str(time.time() - 100), "guide", "--epochs", "1"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     run = processes.run(command, tmp_path, environment)

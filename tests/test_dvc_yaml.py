@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.__main__ import STAGES
 from stages.transfer import params, paths
+from stages.transfer.launcher import STAGES
 from tests.conftest import PROJECT
 
 PIPELINE: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]

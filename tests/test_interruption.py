@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.__main__ import STAGES, process_of_dvc
 from stages.transfer.errors import PipelineError
 from stages.transfer.interruption import alone_in
+from stages.transfer.launcher import STAGES, process_of_dvc
 from tests.conftest import BIN, PROJECT, Project
 
 OURS = [stage for stage in STAGES if stage != "gate"]  # it writes nothing
@@ -257,58 +257,6 @@ def test_ctrl_c_at_any_moment_of_a_stage_run_by_hand_is_one_line(
         assert "Traceback (most recent call last):" not in lines
 
 
-def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    code = f"import os, signal, time\nfrom stages.transfer import interruption\n{code}"
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, check=False)
-
-
-def test_a_signal_whose_exception_gets_lost_ends_the_process_all_the_same() -> None:
-    """An exception in a destructor, for one, is printed and forgotten."""
-    lost = run_python(
-        "interruption.GRACE = 1\n"
-        "class Loses:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "with interruption.ending_on_signals():\n    Loses()\n    time.sleep(100)\n"
-    )
-    assert lost.returncode == -signal.SIGALRM, lost.stderr
-
-
-def test_a_signal_waits_until_an_import_has_ended() -> None:
-    """Rust's part of pydantic panics if `import datetime` raises in it."""
-    held = run_python(
-        "interruption.GRACE = 1\n"  # slower than that: a cold disk, say
-        "try:\n"
-        "    with interruption.ending_on_signals(), interruption.held_back():\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        end = time.monotonic() + 1.5\n"
-        "        while time.monotonic() < end: pass\n"
-        "        print('imported', flush=True)\n"
-        "except interruption.Interrupted as error:\n    print(error.number)\n"
-    )
-    assert (held.stdout, held.stderr) == (f"imported\n{int(signal.SIGTERM)}\n", "")
-
-
-def test_an_exception_that_a_signal_has_turned_into_is_an_interruption() -> None:
-    turned = run_python(
-        "try:\n"
-        "    with interruption.ending_on_signals():\n"
-        "        try:\n            os.kill(os.getpid(), signal.SIGTERM); time.sleep(100)\n"
-        "        except BaseException:\n            raise RuntimeError('panic')\n"
-        "except interruption.Interrupted as error:\n    print(error.number)\n"
-    )
-    assert (turned.stdout, turned.stderr) == (f"{int(signal.SIGTERM)}\n", "")
-
-
-def test_signals_are_ignored_once_the_work_is_done() -> None:
-    done = run_python(
-        "with interruption.ending_on_signals():\n    pass\n"
-        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
-        "    os.kill(os.getpid(), number)\nprint('done')\n"
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
-
-
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_second_run_waits_for_a_stage_whose_dvc_was_killed(
@@ -362,7 +310,7 @@ def test_dvc_is_found_as_process_1_too(monkeypatch: pytest.MonkeyPatch) -> None:
     own = ["/venv/bin/python3", "/venv/bin/dvc", "repro"]
     processes = {7: (1, ["sh", "-c", "python3 -m stages features"]), 1: (0, own)}
     monkeypatch.setattr("os.getppid", lambda: 7)
-    monkeypatch.setattr("stages.__main__.command_of", processes.__getitem__)
+    monkeypatch.setattr("stages.transfer.launcher.command_of", processes.__getitem__)
     assert process_of_dvc() == (1, own)
     processes[1] = (0, ["/sbin/init"])
     assert process_of_dvc() is None

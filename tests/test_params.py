@@ -37,7 +37,7 @@ def test_the_projects_own_file_is_valid() -> None:
         ("fine_tune", "learning_rate", float("nan"), "fine_tune.learning_rate = nan: expected"),
         ("fine_tune", "learning_rate", 0, "fine_tune.learning_rate = 0: expected greater than 0"),
         ("fine_tune", "epoch", 3, "unknown key fine_tune.epoch; nearest: fine_tune.epochs"),
-        ("backbone", "name", "MobilNetV2", "expected an application that this pipeline serves: Mo"),
+        ("backbone", "name", "MobilNetV2", "lists them); nearest: MobileNetV2, MobileNet, "),
         ("backbone", "name", "preprocess_input", "backbone.name = 'preprocess_input'"),
         ("backbone", "image_size", 16, "backbone.image_size = 16: MobileNetV2 needs at least 32"),
         ("backbone", "sha256", ["abc"], "backbone.sha256.0 = 'abc'"),
@@ -87,6 +87,23 @@ def test_a_file_that_is_no_mapping_of_sections_is_refused(tmp_path: Path, text: 
     with pytest.raises(PipelineError) as error:
         params.load(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("  minimum: 0.1\n", "the key minimum stands twice in its section"),
+        ("download: {}\n", "the key download stands twice in its section"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_as_dvc_does(
+    tmp_path: Path, added: str, said: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(VALID, sort_keys=False) + added)  # gate is the last section
+    line = len(path.read_text().splitlines())
+    with pytest.raises(PipelineError, match=f"{said} in line {line}$"):
+        params.load(path)
 
 
 def test_missing_file_and_missing_key_are_named(tmp_path: Path) -> None:

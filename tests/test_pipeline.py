@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.__main__ import STAGES
+from stages.transfer.launcher import STAGES
 from tests.conftest import BIN, Project, one_line
 
 

@@ -127,5 +127,10 @@ def lines() -> list[str]:
     ]
 
 
+LEGEND = """
+minimum, native: image sides in pixels, the smallest and that of ImageNet's weights.
+preprocessing: of images in [0, 255], by the pipeline (tf, torch, caffe: as Keras calls them) or by
+the net itself (inside). rewritten: parts replaced by built-in layers that compute the same."""
+
 if __name__ == "__main__":
-    print(*lines(), sep="\n")
+    print(*lines(), LEGEND, sep="\n")

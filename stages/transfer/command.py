@@ -1,36 +1,33 @@
 """What `make demo`, `make bench` and `make verify` start: `python -m stages.transfer.command demo`.
 
 Each of them imports for a second or two. Ctrl-C in the midst of that ends it in a line too, as does
-every fault. So this module uses the standard library only until signals are in hand.
+every fault. So this module imports little until signals are in hand.
+
+They run DVC and the benchmark's rivals in turn, as commands of this module too: DVC's own start is
+a second in which Ctrl-C is a traceback.
 """
 
 import contextlib
 import importlib
 import sys
-from typing import NamedTuple
 
-from stages.transfer import interruption
+from stages.transfer import signals
 from stages.transfer.errors import PipelineError
 
-
-class Command(NamedTuple):
-    """A command of `make`, other than the pipeline's own.
-
-    Attributes:
-        module: its `main` takes the arguments.
-        leaves: what is left of it when it is interrupted.
-    """
-
-    module: str
-    leaves: str
-
-
+# A command's module, whose `main` takes the arguments, and what is said of it when interrupted.
 COMMANDS = {
-    "demo": Command("stages.transfer.demo", "nothing is left of it"),
-    "bench": Command("stages.transfer.bench.side_by_side", "what is in data/bench stays"),
-    "verify": Command(
-        "stages.transfer.verification.twice", "nothing is left of it but what --keep names"
+    "demo": ("stages.transfer.demo", "demo: interrupted; nothing is left of it"),
+    "bench": (
+        "stages.transfer.bench.side_by_side",
+        "bench: interrupted; what is in data/bench stays",
     ),
+    "verify": (
+        "stages.transfer.verification.twice",
+        "verify: interrupted; nothing is left of it but what --keep names",
+    ),
+    # Who runs these says what was interrupted.
+    "dvc": ("stages.transfer.dvc_process", ""),
+    "rival": ("stages.transfer.bench.rivals", ""),
 }
 
 
@@ -40,19 +37,20 @@ def main(name: str, arguments: list[str]) -> int:
     Returns:
         The exit status.
     """
-    command = COMMANDS[name]
+    module, line = COMMANDS[name]
+    signals.end_at_once(line)
+    status = 1
     try:
-        with interruption.ending_on_signals():
-            with interruption.held_back():
-                module = importlib.import_module(command.module)
-            module.main(arguments)
-            return 0
+        with signals.ending_on_signals():
+            with signals.ending_at_once(line):
+                command = importlib.import_module(module)
+            return command.main(arguments) or 0
     except (PipelineError, OSError) as error:  # OSError: a full disk, no permission
-        line, status = f"error: {' '.join(str(error).split())}", 1
+        line = f"error: {' '.join(str(error).split())}"
     except KeyboardInterrupt as error:
-        line, status = f"{name}: interrupted; {command.leaves}", interruption.status(error)
+        status = signals.status(error)
     with contextlib.suppress(OSError):  # the terminal may have gone
-        print(line, file=sys.stderr, flush=True)
+        print(line, end="\n" if line else "", file=sys.stderr, flush=True)
     return status
 
 

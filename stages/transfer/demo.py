@@ -91,7 +91,10 @@ def main(_: list[str]) -> None:
     ) as temporary:
         folder, mirror = Path(temporary, "project"), Path(temporary, "mirror")
         copy_project(folder, mirror, 300, SETTINGS)
-        print(f"demo: 1500 drawn images, a small random backbone, in {folder}", flush=True)
+        print(
+            f"demo: 1,500 drawn images and 300 to test on, a small random backbone, in {folder}",
+            flush=True,
+        )
         environment = os.environ | isolation.variables(Path(temporary)) | {"MIRROR": str(mirror)}
         for command in (["repro"], ["metrics", "show", "--md"]):
             if run_dvc(command, folder, environment):

@@ -1,6 +1,6 @@
-"""Interruption: a stage that is told to end does so in one line, and is never left behind.
+"""Interruption: a stage is never left behind, and never two write into one folder.
 
-What it goes on from next time is in `checkpoints`.
+How it ends in one line is in `signals`, what it goes on from next time in `checkpoints`.
 
 Standard library only: the launcher needs it before the environment is settled.
 """
@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from stages.transfer.errors import PipelineError
 from stages.transfer.paths import CHECKPOINTS
+from stages.transfer.signals import GRACE
 
 try:
     import fcntl
@@ -25,91 +25,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PATIENCE = 60  # seconds that a run waits for one before it that is about to end
-GRACE = 30  # seconds that a stage has to end by itself once it is told to
-ENDING = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)  # Windows has no SIGHUP
-]
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asks this process to end.
-
-    Attributes:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-@contextlib.contextmanager
-def ending_on_signals() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a closed terminal raise `Interrupted` in the block.
-
-    After the first of them, and after the block, they are ignored: a second one must disturb
-    neither the tidying up nor the way out. An exception that comes from nowhere can get lost, in a
-    destructor, say; then SIGALRM ends the process. Or another one can take its place, where C or
-    Rust code met it: that one is an `Interrupted` too. What is ignored stays so (`nohup`, a
-    script's background job). To be used in the main thread.
-    """
-    numbers = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    raised: list[int] = []
-
-    def ignore() -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-
-    def end(number: int, _: FrameType | None) -> None:
-        ignore()
-        if hasattr(signal, "alarm"):  # not on Windows
-            signal.alarm(GRACE)
-        raised.append(number)
-        raise Interrupted(number)
-
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield
-    except BaseException as error:
-        if raised and not isinstance(error, Interrupted):
-            raise Interrupted(raised[0]) from error
-        raise
-    finally:
-        ignore()
-
-
-@contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Let signals wait until the block ends.
-
-    For imports: in the midst of them some extension modules turn an exception into a crash. To be
-    used in the main thread, within `ending_on_signals`.
-    """
-    came: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        came.append(number)  # the grace begins when the signal is passed on
-
-    handlers = {
-        number: signal.signal(number, note)
-        for number in ENDING
-        if callable(signal.getsignal(number))
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
-
-
-def status(interrupted: KeyboardInterrupt) -> int:
-    """Return the exit status that tells a shell which signal ended a process."""
-    return 128 + getattr(interrupted, "number", signal.SIGINT)
 
 
 def end_with(pid: int) -> None:

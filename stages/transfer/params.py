@@ -17,8 +17,11 @@ PARAMS = Path("params.yaml")
 def _known_application(name: str) -> str:
     served = [known for known, application in APPLICATIONS.items() if not application.refused]
     if name not in APPLICATIONS:
-        near = difflib.get_close_matches(name, served, 3, cutoff=0.4) or served
-        raise ValueError(f"expected an application that this pipeline serves: {', '.join(near)}")
+        near = difflib.get_close_matches(name, served, 3, cutoff=0.0)
+        raise ValueError(
+            "expected an application in keras.applications (`make backbones` lists them); nearest: "
+            + ", ".join(near)
+        )
     if reason := APPLICATIONS[name].refused:
         raise ValueError(f"this pipeline does not serve it: {reason}")
     return name
@@ -52,6 +55,21 @@ Rate = Annotated[Number, Field(gt=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as DVC does: a key that stands twice is a fault, not overwritten."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping whose keys all differ."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"the key {key.value} stands twice in its section"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class _Section(pydantic.BaseModel):
@@ -159,11 +177,13 @@ def load(path: Path = PARAMS) -> Params:
             names each key at fault, its value, what is allowed, and the nearest known key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - is a safe one
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            reason = f"{error.problem} in line {error.problem_mark.line + 1}"
         raise PipelineError(f"{path}: expected YAML: {reason}") from error
     try:
         return Params.model_validate(content)

@@ -1,13 +1,22 @@
 """Run a stage through DVC, so that its result is cached, or taken from the cache."""
 
+import contextlib
+import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 20  # seconds that DVC and its stage have to end after a Ctrl-C
+from stages.transfer import signals
+
+COMMAND = (sys.executable, "-m", "stages.transfer.command")
+DVC = (*COMMAND, "dvc")
+PATIENCE = 4  # seconds that DVC and its stage have to end in before they are told again
+TIMES = 5  # that they are told; all of it lasts less than `signals.GRACE`
 
 
 def reproduce(project: Path, stage: Callable[[Any], None]) -> None:
@@ -28,24 +37,86 @@ def reproduce(project: Path, stage: Callable[[Any], None]) -> None:
 def run_dvc(
     arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> int:
-    """Run DVC in a folder; return its exit status.
+    """Run DVC in a folder; return its exit status when it and all that it started have ended.
 
-    Python kills a child soon after a Ctrl-C. The terminal has told DVC as well, which waits for its
-    stage to end and then leaves its files whole, so it is given the time to.
+    It gets a process group of its own, so that a terminal's Ctrl-C reaches it through this process
+    alone: see `end_group`.
 
     Args:
         arguments: of DVC.
-        folder: where it runs.
+        folder: where it runs; `stages` lies there.
         environment: for it; None hands on this process's.
     """
-    command = [sys.executable, "-m", "dvc", *arguments]
-    with subprocess.Popen(command, cwd=folder, env=environment) as dvc:  # noqa: S603
+    signals.hold()  # DVC lets them in when its handlers stand, this process when it can end DVC
+    try:
+        dvc = subprocess.Popen(  # noqa: S603
+            [*DVC, *arguments],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
         try:
+            signals.let_in()
             return dvc.wait()
-        except KeyboardInterrupt as error:
-            told = getattr(error, "number", signal.SIGINT) == signal.SIGINT
-            try:
-                dvc.wait(PATIENCE if told else 0)
-            except subprocess.TimeoutExpired:
-                dvc.terminate()
-            raise
+        finally:
+            end_group(dvc)
+    finally:
+        signals.let_in()
+
+
+def end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End what is left of a process group: by SIGTERM, again and again, at last by force.
+
+    Not by SIGINT: DVC ignores it while a stage runs, and trusts that the stage ends by it. One that
+    gets lost on the way there (to a shell script in front of Python, say, that is between two
+    commands) would let DVC go on with the next stage. In a background job all ignore it.
+
+    Args:
+        leader: the group's first process, a child of this one.
+    """
+    if not hasattr(os, "killpg"):  # Windows
+        leader.terminate()
+        return
+    for _ in range(TIMES):
+        if not _alive(leader):
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader.pid, signal.SIGTERM)
+        end = time.monotonic() + PATIENCE
+        while _alive(leader) and time.monotonic() < end:
+            time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader.pid, signal.SIGKILL)
+
+
+def _alive(leader: subprocess.Popen[bytes]) -> bool:
+    leader.poll()  # else it stays in the group as a zombie
+    try:
+        os.killpg(leader.pid, 0)
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of zombies
+        return False
+    return True
+
+
+def remove_broken_lock(project: Path) -> None:
+    """Remove DVC's list of the files in use if it has been left half-written.
+
+    DVC writes it in place. A kill or a Ctrl-C in the midst of that leaves a half, over which every
+    later command stumbles.
+
+    Args:
+        project: the folder of dvc.yaml.
+    """
+    path = project / ".dvc/tmp/rwlock"
+    for _ in range(3):  # another DVC may be writing it
+        try:
+            json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except ValueError:
+            time.sleep(0.3)
+        else:
+            return
+    path.unlink(missing_ok=True)
+    print(f"{path}: was left half-written by a DVC that was interrupted; removed", flush=True)

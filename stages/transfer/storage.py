@@ -17,12 +17,15 @@ LINKS = ["reflink", "hardlink", "symlink", "copy"]
 def link_to_cache(path: Path) -> None:
     """Replace an output's copy in the workspace by links, as `dvc checkout --relink` does.
 
-    A `cache.type` that the user has configured is respected. A failure costs disk space and
+    A `cache.type` that is configured is respected. A failure costs disk space and
     nothing else, so it is reported and passed over.
 
     Args:
-        path: an output that is in DVC's cache.
+        path: an output that is in DVC's cache. If it is missing nothing is done: who reads it says
+            so in fewer words than DVC.
     """
+    if not path.exists():
+        return
     try:
         with Repo() as repo:
             chosen = repo.config["cache"].get("type")

@@ -62,11 +62,11 @@ def fit(
         return Fit([], model.evaluate(dev_x, dev_y, verbose=0, return_dict=True)["accuracy"])
     create_variables(model)
     state = TrainingState(model, checkpoints)
-    if state.curve:
+    if state.curve and checkpoints:
         x.go_to(len(state.curve))
         print(
-            f"{key}: goes on after epoch {len(state.curve)} of {epochs}, from data/checkpoints; "
-            "without that folder it begins anew",
+            f"{key}: goes on after epoch {len(state.curve)} of {epochs}, from "
+            f"{checkpoints.folder}; without that folder it begins anew",
             flush=True,
         )
     model.fit(

@@ -1,7 +1,7 @@
 """The way of Keras's guide to transfer learning, https://keras.io/guides/transfer_learning/.
 
 The base stays in the graph: each step of each epoch computes it. The head is trained on the frozen
-base, then base and head at a low, constant rate. `stages.transfer.bench.rivals` runs it.
+base, then base and head at a low, constant rate. `rivals` runs it.
 """
 
 import contextlib

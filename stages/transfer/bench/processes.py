@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from stages.transfer.errors import PipelineError
+from stages.transfer.reproduction import COMMAND
 
 PROC = Path("/proc")
 INTERVAL = 1.0  # seconds between two samples of memory
@@ -166,6 +167,8 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
 
 def _shown(command: Sequence[str]) -> str:
     """Return a command in short: what follows `python -m`, or all of it."""
+    if tuple(command[: len(COMMAND)]) == COMMAND:
+        return " ".join(command[len(COMMAND) :])
     return " ".join(command[2:] if "-m" in command[1:2] else command)
 
 

@@ -3,8 +3,8 @@
 Each runs in a project's folder as a process of its own, so that its memory is measured alone, and
 prints its result as one line of JSON, the last:
 
-    python -m stages.transfer.bench.rivals guide
-    python -m stages.transfer.bench.rivals usual --name ResNet50
+    python -m stages.transfer.command rival guide
+    python -m stages.transfer.command rival usual --name ResNet50
 
 Both get the benefit of the doubt. XLA, which Keras chooses by itself and which is several times
 slower than oneDNN on these nets on a CPU, is off; operations need not be deterministic, as the
@@ -13,7 +13,7 @@ stands still while dev is measured within an epoch.
 """
 
 import json
-import sys
+import os
 import time
 from typing import Any
 
@@ -37,6 +37,7 @@ from stages.transfer.bench.guide import (
     guide,
 )
 from stages.transfer.errors import PipelineError
+from stages.transfer.interruption import end_with
 from stages.transfer.params import load
 from stages.transfer.paths import DATASET
 
@@ -86,7 +87,7 @@ def usual(
 
 def main(arguments: list[str]) -> None:
     """Run one way in the current folder's project; print its result as a line of JSON."""
-    parser = Parser(prog="python -m stages.transfer.bench.rivals")
+    parser = Parser(prog="python -m stages.transfer.command rival")
     parser.add_argument("--started", type=float, help="when this process was, as time.time() says")
     ways = parser.add_subparsers(dest="way", required=True)
     of_guide = ways.add_parser("guide")
@@ -101,10 +102,13 @@ def main(arguments: list[str]) -> None:
     of_usual.add_argument("--batch-size", type=count, default=BATCH)
     of_usual.add_argument("--images", type=count, default=4 * BATCH)
     chosen = parser.parse_args(arguments)
+    end_with(os.getppid())
 
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     keras.utils.set_random_seed(1)
+    if not DATASET.exists():
+        raise PipelineError(f"{DATASET} is missing; run `dvc repro`")
     with np.load(DATASET) as file:
         data = {p: Arrays(file[f"x_{p}"], file[f"y_{p}"]) for p in ("train", "dev", "test")}
         classes = len(file["class_names"])
@@ -120,14 +124,3 @@ def main(arguments: list[str]) -> None:
         part = Arrays(*(array[: chosen.images] for array in data["train"]))
         result = usual(part, chosen.name, chosen.image_size, classes, chosen.batch_size)
     print(json.dumps(result), flush=True)
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except PipelineError as error:
-        sys.exit(f"error: {error}")
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename} is missing; run `dvc repro`")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")

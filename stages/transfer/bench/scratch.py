@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from stages.__main__ import UNWANTED
 from stages.transfer import isolation
 from stages.transfer.demo import PROJECT, copy_files
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest, replacing
+from stages.transfer.launcher import UNWANTED
 from stages.transfer.params import PARAMS, load
 from stages.transfer.paths import ARCHIVE, WEIGHTS
 from stages.transfer.places import SHARED_MIRROR
@@ -42,13 +42,14 @@ def copy_project(root: Path, settings: Sequence[str]) -> Path:
     return project
 
 
-def configure(project: Path, mirror: Path, settings: Sequence[str]) -> None:
+def configure(project: Path, mirror: Path, settings: Sequence[str], option: str = "-S") -> None:
     """Change settings of a copy of this project, and let it find archive and weights.
 
     Args:
         project: the copy's folder.
         mirror: a folder to make, where the copy looks.
         settings: "section.key=value" each.
+        option: of the command line, that a fault in them is said of.
 
     Raises:
         PipelineError: a setting is malformed or not allowed.
@@ -58,16 +59,16 @@ def configure(project: Path, mirror: Path, settings: Sequence[str]) -> None:
         key, equals, value = setting.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and name):
-            raise PipelineError(f"-S {setting}: expected section.key=value")
+            raise PipelineError(f"{option} {setting}: expected section.key=value")
         try:
             content.setdefault(section, {})[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise PipelineError(f"-S {setting}: expected YAML after the =") from error
+            raise PipelineError(f"{option} {setting}: expected YAML after the =") from error
     (project / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))
     try:
         load(project / PARAMS)
     except PipelineError as error:
-        raise PipelineError(str(error).replace(str(project / PARAMS), "-S")) from None
+        raise PipelineError(str(error).replace(str(project / PARAMS), option)) from None
     offer_archive(mirror, content["download"]["sha256"])
     content["backbone"]["weights"] = weights_for(content["backbone"])
     (project / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))

@@ -1,13 +1,14 @@
-"""`make bench`: this pipeline beside two other ways, in one run, from the same arrays.
+"""`make bench`: three ways to a classifier, side by side in one run, from the same arrays.
 
-It works in a temporary copy of the project, so that DVC's cache here neither helps nor grows, and
-writes data/bench/bench.csv and data/bench/bench.md. See `guide` and `rivals` for the other ways,
-`comparison` for what is compared.
+(1) this pipeline at a named point; (2) the way of Keras's guide to transfer learning, the net
+frozen in the graph, then fine-tuned whole; (3) what is usually done, large nets at 224 px with
+random weights, frozen, of which a slice is timed and ten epochs are derived. About 15 minutes on
+two cores. It works in a temporary copy of the project, so that DVC's cache here neither helps nor
+grows, and writes data/bench/bench.csv and data/bench/bench.md.
 """
 
 import csv
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,22 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from stages.__main__ import STAGES
 from stages.transfer import points
 from stages.transfer.bench import comparison, processes
 from stages.transfer.bench.arguments import Parser, count, share
 from stages.transfer.bench.comparison import Row, Stage
 from stages.transfer.bench.scratch import copy_project, cut_down, environment
 from stages.transfer.files import digest, replacing
+from stages.transfer.launcher import STAGES
 from stages.transfer.params import PARAMS, load
 from stages.transfer.paths import ARCHIVE, DATASET, FEATURES, FINE_TUNE_CURVE, METRICS
+from stages.transfer.reproduction import COMMAND, DVC
 
 BENCH = Path("data/bench")
 MEASURED = STAGES[: STAGES.index("evaluate") + 1]
 UNTIMED = "download"  # the clock starts when the archive is on disk
 LAST = "fine_tune"  # and stops after this stage
 CUT_AFTER = "preprocess"  # in a trial with fewer images
-DVC = (sys.executable, "-m", "dvc")
 USUAL = ("DenseNet121", "ResNet50")
 USUAL_SIZE = 224  # pixels
 
@@ -107,7 +108,7 @@ def rival(
     arguments: Sequence[str], project: Path, variables: Mapping[str, str]
 ) -> tuple[Any, float]:
     """Run another way as a process of its own; return its result and its peak memory in MiB."""
-    command = [sys.executable, "-m", "stages.transfer.bench.rivals"]
+    command = [*COMMAND, "rival"]
     command += ["--started", str(time.time()), *arguments]
     run = processes.run(command, project, variables)
     return json.loads(run.lines[-1]), run.peak_mib
@@ -140,15 +141,35 @@ def write_attempts(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the benchmark, or with --tune the choice of the guide's rate."""
-    parser = Parser(prog="python -m stages.transfer.command bench")
-    parser.add_argument("--point", default="fastest", help="of stages/transfer/points.yaml")
-    parser.add_argument("-S", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--images", type=count, help="of each part of the data, for a trial")
-    parser.add_argument("--target", type=share, default=0.87, help="accuracy on dev")
-    parser.add_argument("--tune", action="store_true", help="try the guide's rates, no more")
-    parser.add_argument("--epochs", type=count, help="of the guide's fine-tuning, at the most")
-    parser.add_argument("--usual-images", type=count, default=512, help="of (3) that are timed")
-    parser.add_argument("--usual-batch-size", type=count, default=128, help="32 for less memory")
+    parser = Parser(prog="python -m stages.transfer.command bench", description=__doc__)
+    option = parser.add_argument
+    option("--point", default="fastest", help="of (1), in stages/transfer/points.yaml; %(default)s")
+    option(
+        *("-S", "--set-param"),
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another setting for (1) and (2), as dvc exp run takes it",
+    )
+    option("--images", type=count, help="use so many of each part of the data, for a trial")
+    option(
+        "--target",
+        type=share,
+        default=0.87,
+        help="accuracy on dev that (1) and (2) have to reach; %(default)s",
+    )
+    option("--tune", action="store_true", help="try rates for (2) instead, and nothing else")
+    option("--epochs", type=count, help="fine-tune (2) for so many at the most")
+    option(
+        "--usual-images", type=count, default=512, help="images of (3) that are timed; %(default)s"
+    )
+    option(
+        "--usual-batch-size",
+        type=count,
+        default=128,
+        help="of (3); %(default)s, 32 needs less memory",
+    )
     chosen = parser.parse_args(arguments)
     epochs = ["--epochs", str(chosen.epochs)] if chosen.epochs else []
 

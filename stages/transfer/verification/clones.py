@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from stages.transfer.errors import PipelineError
 from stages.transfer.params import PARAMS, load
 from stages.transfer.paths import METRICS
 from stages.transfer.places import SHARED_MIRROR
+from stages.transfer.reproduction import DVC
 from stages.transfer.verification.comparison import COMPARED, Result, result
 
 LOCK = Path("dvc.lock")
@@ -43,7 +43,7 @@ def commit() -> str:
     return _git("rev-parse", "--short", "HEAD").strip()
 
 
-def clone(root: Path, settings: Sequence[str]) -> Path:
+def clone(root: Path, settings: Sequence[str], option: str = "-S") -> Path:
     """Clone the last commit into `root`, with other settings.
 
     The clone finds archive and weights where this project does, and in this project's own outputs.
@@ -51,6 +51,7 @@ def clone(root: Path, settings: Sequence[str]) -> Path:
     Args:
         root: an empty folder.
         settings: "section.key=value" each, as `dvc exp run -S` takes them.
+        option: of the command line, that a fault in them is said of.
 
     Returns:
         The pipeline's folder in the clone.
@@ -66,7 +67,7 @@ def clone(root: Path, settings: Sequence[str]) -> Path:
     except PipelineError as error:
         raise PipelineError(_short(error, project)) from None
     isolation.own_cache(project)
-    scratch.configure(project, project / SHARED_MIRROR, settings)
+    scratch.configure(project, project / SHARED_MIRROR, settings, option)
     return project
 
 
@@ -101,8 +102,7 @@ def run(name: str, root: Path, project: Path, threads: int | None = None) -> tup
         environment.pop(variable, None)
     if threads:
         environment[THREADS] = str(threads)
-    command = [sys.executable, "-m", "dvc", "repro", "evaluate"]
-    done = processes.run(command, project, environment)
+    done = processes.run([*DVC, "repro", "evaluate"], project, environment)
     if missing := [stage for stage in COMPARED if stage not in done.stages]:
         raise PipelineError(f"{name}: DVC did not run {', '.join(missing)}, expected all stages to")
     return _read(name, project), done.seconds

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from stages.__main__ import STAGES
 from stages.transfer.bench.comparison import NONE
 from stages.transfer.environment import Environment, differences
 from stages.transfer.errors import PipelineError
+from stages.transfer.launcher import STAGES
 from stages.transfer.measures import METRIC, measured_accuracy
 
 # Where rounding differs, training carries it on. One pair of runs that only rounded differently was

@@ -1,8 +1,8 @@
 """`make verify`: is the result the same, bit for bit, twice here and where it was committed?
 
 Two clones of the last commit, without a cache, run the pipeline one after the other. The digest of
-every output is compared between them and with dvc.lock; see `comparison` for what passes. Nothing
-is written to this project.
+every output is compared between them and with dvc.lock; what passes stands in comparison.py.
+Nothing is written to this project.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     """Run twice, print the table and a verdict; raise PipelineError if it is not passed."""
     parser = Parser(prog="python -m stages.transfer.command verify", description=__doc__)
     add = partial(parser.add_argument, action="append", default=[], metavar="KEY=VALUE")
-    add("-S", dest="settings", help="another setting, for both runs")
+    add("-S", "--set-param", dest="settings", help="another setting, for both runs")
     add("--perturb", help="another setting, for the second run only")
     parser.add_argument("--threads", type=count, help="of TensorFlow, for the second run only")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the clones there")
@@ -43,11 +43,11 @@ def main(arguments: list[str]) -> None:
     verified = clones.commit()
     with folder(chosen.keep) as root:
         results = []
-        second = [*chosen.settings, *chosen.perturb]
         parts = [root / "1", root / "2"]
         projects = [
-            clones.clone(part, settings)
-            for part, settings in zip(parts, (chosen.settings, second), strict=True)
+            clones.clone(parts[0], chosen.settings),
+            # The settings of both have just passed, so that a fault is in what is perturbed.
+            clones.clone(parts[1], [*chosen.settings, *chosen.perturb], "--perturb"),
         ]
         recorded = None if chosen.settings else clones.committed(projects[0])
         for number, part, project in zip((1, 2), parts, projects, strict=True):

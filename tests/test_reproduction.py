@@ -1,0 +1,173 @@
+"""DVC run by this project: Ctrl-C ends all of it, whatever it was doing, and nothing is left."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.transfer.reproduction import remove_broken_lock
+from tests.conftest import PROJECT, Project
+from tests.test_interruption import LIMIT
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Return the command lines of all processes whose working folder is in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").resolve().is_relative_to(folder):
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def wait_until(path: Path) -> None:
+    end = time.monotonic() + LIMIT
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+RUN_DVC = """
+import sys
+from pathlib import Path
+from stages.transfer import signals
+from stages.transfer import reproduction
+reproduction.PATIENCE = 1
+try:
+    with signals.ending_on_signals():
+        sys.exit(reproduction.run_dvc(["repro"], Path(sys.argv[1])))
+except KeyboardInterrupt as error:
+    sys.exit(signals.status(error))
+"""
+
+
+def two_stages(folder: Path, first: str, second: str) -> Path:
+    """Make a project whose stages are shell scripts."""
+    (folder / "stages").symlink_to(PROJECT / "stages")
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    for name, script in (("first", first), ("second", second)):
+        (folder / f"{name}.sh").write_text(script)
+    (folder / "dvc.yaml").write_text(
+        "stages:\n  first:\n    cmd: bash first.sh\n    outs: [a]\n"
+        "  second:\n    cmd: bash second.sh\n    deps: [a]\n"
+    )
+    return folder
+
+
+def start(folder: Path, *before: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*before, sys.executable, "-c", RUN_DVC, str(folder)],
+        cwd=PROJECT,
+        env={**os.environ, "SHELL": "/bin/bash"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_stage_loses_ends_the_run_all_the_same(tmp_path: Path, number: int) -> None:
+    """DVC ignores Ctrl-C while a stage runs, and would go on with the next one."""
+    first = "sleep 0.5\ntrap 'touch lost' INT TERM\ntouch began\n"
+    first += "while [ ! -e lost ]; do sleep 0.1; done\ntouch a\n"
+    folder = two_stages(tmp_path, first, "touch second\n")
+    with start(folder) as process:
+        wait_until(folder / "began")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + number
+    assert (folder / "lost").exists()
+    assert not (folder / "second").exists()
+    assert errors.splitlines()[-1] == "ERROR: interrupted by the user"
+    assert not processes_in(folder)
+
+
+def test_a_stage_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    first = "trap '' INT TERM\ntouch began\nsleep 100 & wait\n"
+    folder = two_stages(tmp_path, first, "touch second\n")
+    with start(folder) as process:
+        wait_until(folder / "began")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGINT
+    assert not (folder / "second").exists()
+    assert not processes_in(folder)
+
+
+def test_a_background_job_of_a_script_ends_on_sigterm(tmp_path: Path) -> None:
+    """All in it ignore Ctrl-C."""
+    folder = two_stages(tmp_path, "touch began\nsleep 100\n", "touch second\n")
+    with start(folder, "env", "--ignore-signal=INT") as process:
+        wait_until(folder / "began")
+        process.terminate()
+        began = time.monotonic()
+        process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 2
+    assert not processes_in(folder)
+
+
+def test_dvc_ends_when_whoever_ran_it_is_killed(tmp_path: Path) -> None:
+    folder = two_stages(tmp_path, "touch began\nsleep 2\ntouch a\n", "touch second; sleep 3\n")
+    with start(folder) as process:
+        wait_until(folder / "began")
+        process.kill()
+    end = time.monotonic() + LIMIT
+    while processes_in(folder):
+        assert time.monotonic() < end, processes_in(folder)
+        time.sleep(0.1)
+    assert not (folder / "second").exists()
+
+
+@pytest.mark.faults
+def test_ctrl_c_at_any_moment_of_the_demo_is_a_line(fresh: Project, tmp_path: Path) -> None:
+    """Not in the first moments, which are Python's own."""
+    log = tmp_path / "log"
+    for moment in (0.3, 0.7, 1.2, 1.6, 2, 2.5, 3, 4, 5, 7, 9, 12):
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "stages.transfer.command", "demo"],
+                cwd=fresh.folder,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, "TMPDIR": str(tmp_path)},
+                start_new_session=True,
+            )
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(LIMIT) == 128 + signal.SIGINT, log.read_text()
+        assert log.read_text().splitlines()[-1] == "demo: interrupted; nothing is left of it"
+        assert "Traceback" not in log.read_text()
+        assert not processes_in(tmp_path), moment
+        assert [path.name for path in tmp_path.iterdir()] == ["log"], moment
+
+
+def test_a_half_written_list_of_files_in_use_is_removed(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path)
+    path = project.folder / ".dvc/tmp/rwlock"
+    path.write_text('{"write": {"/data')
+    assert "Unable to read RWLock-file" in project.dvc("repro", "download").stderr
+    result = project.stage("check")
+    assert result.returncode == 0
+    assert re.fullmatch(r"\S+rwlock: was left half-written by .* removed\n", result.stdout)
+    assert project.dvc("repro", "download").returncode == 0
+
+
+def test_a_list_of_files_in_use_that_is_whole_stays(tmp_path: Path) -> None:
+    remove_broken_lock(tmp_path)
+    path = tmp_path / ".dvc/tmp/rwlock"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    remove_broken_lock(tmp_path)
+    assert path.read_text() == "{}"
+    path.write_text("")
+    remove_broken_lock(tmp_path)
+    assert not path.exists()
