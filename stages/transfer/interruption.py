@@ -28,10 +28,13 @@ PATIENCE = 60  # seconds that a run waits for one before it that is about to end
 
 
 def end_with(pid: int) -> None:
-    """Send this process SIGTERM when another one, DVC, has ended, however it did.
+    """Send this process SIGTERM when another one, which runs it, has ended, however it did.
 
     A stage that outlived its DVC would write outputs that nobody records, and be in the way of the
-    next run.
+    next run; a DVC that outlived `make verify` would work on for nobody.
+
+    Args:
+        pid: the other process, which need not be the parent.
     """
 
     def wait() -> None:
