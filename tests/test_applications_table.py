@@ -67,7 +67,7 @@ def test_one_that_is_refused_is_named_with_its_reason(
         load(path)
     settings["backbone"]["name"] = "VGG17"
     path.write_text(yaml.safe_dump(settings))
-    with pytest.raises(PipelineError, match="serves: VGG19"):
+    with pytest.raises(PipelineError, match="nearest: VGG19, "):
         load(path)
     assert "refused: too large for its time" in "\n".join(applications.lines())
 

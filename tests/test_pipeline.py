@@ -226,13 +226,6 @@ def test_a_damaged_dataset_is_one_line(fresh: Project, tmp_path: Path) -> None:
     assert not (project.folder / "data/processed/cifar10.npz").exists()
 
 
-def test_the_demo_finishes_and_says_what_it_is_worth(fresh: Project) -> None:
-    result = fresh.run(sys.executable, "-m", "stages.transfer.command", "demo")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "Its accuracy means nothing" in result.stdout
-    assert "| metrics.json |" in result.stdout
-
-
 def test_0_transfer_refuses_before_any_work(fresh: Project, tmp_path: Path) -> None:
     script = str(fresh.folder / "0-transfer.py")
     assert "expected no arguments" in one_line(fresh.run(sys.executable, script, "--epochs=3"))

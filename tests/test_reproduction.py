@@ -127,6 +127,14 @@ def test_dvc_ends_when_whoever_ran_it_is_killed(tmp_path: Path) -> None:
     assert not (folder / "second").exists()
 
 
+@pytest.mark.faults  # it takes a minute, and the next one presses Ctrl-C in it
+def test_the_demo_finishes_and_says_what_it_is_worth(fresh: Project) -> None:
+    result = fresh.run(sys.executable, "-m", "stages.transfer.command", "demo")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Its accuracy means nothing" in result.stdout
+    assert "| metrics.json |" in result.stdout
+
+
 @pytest.mark.faults
 def test_ctrl_c_at_any_moment_of_the_demo_is_a_line(fresh: Project, tmp_path: Path) -> None:
     """Not in the first moments, which are Python's own."""
