@@ -1,7 +1,8 @@
 # `make reproduce` and `make test` are the two commands; each makes .venv first if it is out of date.
 PYTHON ?= python3
 BIN := .venv/bin
-DVC := $(BIN)/dvc
+# DVC as it is, but for a Ctrl-C while it starts, which would be a traceback.
+DVC := $(BIN)/python -m stages.transfer.command dvc
 # Set in both, so that a lock does not depend on who writes it.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
