@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 GRACE = 30  # seconds that a process has to end by itself once it is told to
@@ -36,6 +36,11 @@ class Interrupted(KeyboardInterrupt):
 def heeded() -> list[int]:
     """Return the signals to end on: what is ignored stays so (`nohup`, a script's `&`)."""
     return [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def _handlers() -> dict[int, signal.Handlers | Callable | int]:
+    """Return what is to be put back; None, which stands for a handler of C code's, cannot be."""
+    return {number: signal.getsignal(number) or signal.SIG_DFL for number in heeded()}
 
 
 def hold() -> None:
@@ -78,7 +83,7 @@ def end_at_once(line: str) -> int:
 @contextlib.contextmanager
 def ending_at_once(line: str) -> Iterator[None]:
     """Do `end_at_once` in a block, in the main thread."""
-    handlers = {number: signal.getsignal(number) for number in heeded()}
+    handlers = _handlers()
     stderr = end_at_once(line)
     try:
         yield
@@ -98,7 +103,7 @@ def ending_on_signals() -> Iterator[None]:
     place, where C or Rust code met it: that one is an `Interrupted` too. What does not end within
     `GRACE` seconds is ended. To be used in the main thread.
     """
-    handlers = {number: signal.getsignal(number) for number in heeded()}
+    handlers = _handlers()
     raised: list[int] = []
     deadline = 0.0
 
