@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # DVC as it is, but for a Ctrl-C while it starts, which would be a traceback.
-DVC := $(BIN)/python -m stages.transfer.command dvc
+COMMAND := $(BIN)/python -m stages.transfer.command
+DVC := $(COMMAND) dvc
 # Set in both, so that a lock does not depend on who writes it.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
@@ -21,22 +22,22 @@ test: .venv/development ## run the tests
 	@$(BIN)/python -m pytest
 
 demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: needs no download
-	@$(BIN)/python -m stages.transfer.command demo
+	@$(COMMAND) demo
 
 point: .venv/runtime ## run a named point of the frontier: make point POINT=fastest
-	@settings=$$($(BIN)/python -m stages.transfer.points $(POINT)) && $(DVC) exp run evaluate $$settings
+	@settings=$$($(COMMAND) point $(POINT)) && $(DVC) exp run evaluate $$settings
 
 backbones: .venv/runtime ## print the applications that can be the backbone
-	@$(BIN)/python -m stages.transfer.applications
+	@$(COMMAND) backbones
 
 bench: .venv/runtime ## time it beside two other ways, in about 15 minutes; BENCH=--help shows options
-	@$(BIN)/python -m stages.transfer.command bench $(BENCH)
+	@$(COMMAND) bench $(BENCH)
 
 frontier: .venv/development ## draw the README's plot, print its tables, from bench/frontier.csv
 	@$(BIN)/python -m stages.transfer.bench.frontier
 
 verify: .venv/runtime ## run it twice from nothing, compare every digest; VERIFY=--help shows options
-	@$(BIN)/python -m stages.transfer.command verify $(VERIFY)
+	@$(COMMAND) verify $(VERIFY)
 
 lint: .venv/development
 	@$(BIN)/ruff check .

@@ -2,13 +2,13 @@
 
 import sys
 
-from stages.transfer.signals import end_at_once
+from stages.transfer import signals
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     interrupted = f"{' '.join(arguments)}: interrupted; `dvc repro` goes on"
     # Before anything else is imported, which takes long enough to press Ctrl-C in.
-    end_at_once(interrupted)
+    signals.end_at_once(interrupted)
     from stages.transfer import launcher
 
-    sys.exit(launcher.main(arguments, interrupted))
+    signals.leave(launcher.main(arguments, interrupted))

@@ -1,5 +1,6 @@
 """Stage 2: fetch the backbone's ImageNet weights, so that nothing after needs a network."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def main(params: "Params") -> None:
         return
 
     if params.backbone.weights != "imagenet":
-        given = places.from_project(Path(params.backbone.weights).expanduser())
+        given = places.from_project(Path(os.path.expanduser(params.backbone.weights)))
         if not given.is_file():
             what = "is no file" if given.exists() else "there is no such file"
             raise PipelineError(

@@ -10,14 +10,16 @@ import keras
 import numpy as np
 
 from stages.transfer import inference, measures
+from stages.transfer.dataset import arrays
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.errors import PipelineError
-from stages.transfer.files import replacing
+from stages.transfer.files import reading, replacing
 from stages.transfer.paths import CONFUSION, DATASET, HEAD, METRICS, MODEL
 
 if TYPE_CHECKING:
     from stages.transfer.params import Params
 
+PARTS = ("dev", "test")
 DIGITS = 6  # more would be the noise of float32
 preprocess_data = importlib.import_module("0-transfer").preprocess_data
 
@@ -29,19 +31,19 @@ def main(params: "Params") -> None:
     nothing was chosen. "dev" is the part of the training images on which everything was.
     """
     make_deterministic(0)
-    with np.load(DATASET) as data:
-        images = {part: data[f"x_{part}"] for part in ("dev", "test")}
-        labels = {part: data[f"y_{part}"] for part in ("dev", "test")}
-        names = [str(name) for name in data["class_names"]]
-    with np.load(HEAD) as head:
-        dev_accuracy_head = float(head["dev_accuracy"])
+    images = dict(zip(PARTS, arrays(DATASET, *(f"x_{part}" for part in PARTS)), strict=True))
+    labels = dict(zip(PARTS, arrays(DATASET, *(f"y_{part}" for part in PARTS)), strict=True))
+    names = [str(name) for name in arrays(DATASET, "class_names")[0]]
+    with reading(HEAD):
+        dev_accuracy_head = float(arrays(HEAD, "dev_accuracy")[0])
     if not 0 <= dev_accuracy_head <= 1:
         raise PipelineError(
             f"{HEAD}: dev_accuracy is {dev_accuracy_head}, expected a share from 0 to 1; "
             "run `dvc repro --force train_head`"
         )
 
-    model = keras.models.load_model(MODEL)
+    with reading(MODEL):
+        model = keras.models.load_model(MODEL)
     for weight in model.weights:  # a ReLU can hide NaN from all that follows it
         if not np.isfinite(weight).all():
             raise PipelineError(

@@ -34,7 +34,7 @@ def main(params: "Params") -> None:
         for number in range(own.views)
     }
     images[dev_features()] = x_dev
-    done = Checkpoints("features", fingerprint("features"))
+    done = Checkpoints("features", fingerprint("features", params))
     missing = {path: x for path, x in images.items() if not done.has(path.name)}
     if len(missing) < len(images):
         print(

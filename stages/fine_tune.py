@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from stages.transfer import activations, backbones, batch_norm, classifier, parts, recipe, training
 from stages.transfer.batches import Batches
 from stages.transfer.checkpoints import Checkpoints, fingerprint
+from stages.transfer.dataset import arrays
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.paths import (
     DATASET,
@@ -32,8 +31,8 @@ def main(params: "Params") -> None:
     net = backbones.build(name, image_size, WEIGHTS)
     suffix = parts.trained_part(net, name, image_size, params.backbone.cut)
 
-    with np.load(DATASET) as data:
-        y_train, y_dev, classes = data["y_train"], data["y_dev"], len(data["class_names"])
+    y_train, y_dev, names = arrays(DATASET, "y_train", "y_dev", "class_names")
+    classes = len(names)
     trained = batch_norm.for_training(suffix, own.batch_norm, own.batch_norm_momentum)
     model = classifier.trainable_part(trained, classes, own.dropout)
     head = model.get_layer("logits")
@@ -48,7 +47,7 @@ def main(params: "Params") -> None:
         metrics=["accuracy"],
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
-    checkpoints = Checkpoints("fine_tune", fingerprint("fine_tune"))
+    checkpoints = Checkpoints("fine_tune", fingerprint("fine_tune", params))
     result = training.fit(
         model, train, dev=dev, epochs=own.epochs, key="fine_tune", checkpoints=checkpoints
     )

@@ -15,6 +15,7 @@ from stages.transfer import (
     storage,
     training,
 )
+from stages.transfer.dataset import arrays
 from stages.transfer.determinism import make_deterministic
 from stages.transfer.folding import folded
 from stages.transfer.paths import (
@@ -41,8 +42,8 @@ def main(params: "Params") -> None:
     suffix = parts.trained_part(net, name, image_size, params.backbone.cut)
     frozen = folded(classifier.pooled_features(suffix))
 
-    with np.load(DATASET) as data:
-        y_train, y_dev, classes = data["y_train"], data["y_dev"], len(data["class_names"])
+    y_train, y_dev, names = arrays(DATASET, "y_train", "y_dev", "class_names")
+    classes = len(names)
     # The frozen suffix's output is fixed too: once for each image, and the head trains in seconds.
     count = min(own.images, len(y_train))
     chosen = np.random.default_rng(own.seed).choice(len(y_train), count, replace=False)

@@ -1,5 +1,7 @@
 """Checkpoints: training that goes on ends in the same bits, and what is stale is left alone."""
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from importlib import metadata
@@ -9,8 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from stages.transfer import recipe, training
+from stages.transfer import params, recipe, training
 from stages.transfer.batches import Batches
 from stages.transfer.checkpoints import Checkpoints, fingerprint
 from stages.transfer.determinism import make_deterministic
@@ -98,6 +102,12 @@ def test_without_what_the_checkpoint_holds_the_bits_differ(tmp_path: Path) -> No
         assert any((a != b).any() for a, b in zip(weights, resumed, strict=True)), name
 
 
+def method_unknown(data: bytes) -> bytes:
+    """Change the compression method in the first entry of a zip's directory."""
+    at = data.index(b"PK\x01\x02") + 10
+    return data[:at] + b"\x63" + data[at + 1 :]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -105,6 +115,8 @@ def test_without_what_the_checkpoint_holds_the_bits_differ(tmp_path: Path) -> No
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes().replace(b"\x00" * 8, b"\x01" * 8, 3)),
         lambda path: path.unlink(),
+        lambda path: path.write_bytes(method_unknown(path.read_bytes())),
+        lambda path: np.savez(path, x=np.zeros(1000)),
     ],
 )
 def test_a_damaged_checkpoint_is_none(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
@@ -113,6 +125,26 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path, spoil: Callable[[Path], No
     assert Checkpoints("fine_tune", {"a": 1}, tmp_path).load("training")
     spoil(tmp_path / "fine_tune/training.npz")
     assert Checkpoints("fine_tune", {"a": 1}, tmp_path).load("training") is None
+
+
+@given(place=st.integers(0, 2000), byte=st.integers(0, 255))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_byte_changed_anywhere_gives_none_or_what_was_written(
+    tmp_path: Path, place: int, byte: int
+) -> None:
+    arrays = {"variable0": np.arange(20.0), "best": np.ones(3, "f4"), "curve": np.array("[{}]")}
+    checkpoints = Checkpoints("fine_tune", {}, tmp_path)
+    checkpoints.save("training", arrays)
+    path = tmp_path / "fine_tune/training.npz"
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] = byte
+    path.write_bytes(data)
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = checkpoints.load("training")
+    if found is not None:
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.mark.parametrize("record", [b"", b"[]", b"{", b'{"params": 2}', b"\xff"])
@@ -140,11 +172,53 @@ def test_a_file_that_changed_after_it_was_finished_is_not_there(tmp_path: Path) 
     assert not checkpoints.has("a.npy")
 
 
-def test_a_stage_removes_the_checkpoints_of_those_before_it(tmp_path: Path) -> None:
+def test_a_stage_removes_the_checkpoints_of_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for stage in ("features", "fine_tune"):
-        Checkpoints(stage, {}, tmp_path)
-    clear_checkpoints(("download", "features"), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["fine_tune"]
+        Checkpoints(stage, {})
+    clear_checkpoints(("download", "features"))
+    assert len(list(Path("data/checkpoints").iterdir())) == 2  # there are no features yet
+    Path("data/features").mkdir()
+    clear_checkpoints(("download", "features"))
+    assert [path.name for path in Path("data/checkpoints").iterdir()] == ["fine_tune"]
+
+
+def test_a_stage_run_by_hand_leaves_the_checkpoints_of_others(
+    finished: Project, tmp_path: Path
+) -> None:
+    project = finished.copy(tmp_path)
+    kept = project.folder / "data/checkpoints/fine_tune"
+    kept.mkdir(parents=True)
+    assert project.stage("gate").returncode == 0
+    assert "gate: passed" in project.dvc("repro", "-f", "-s", "gate").stdout
+    assert kept.exists()
+    result = project.stage("evaluate")
+    assert result.returncode == 0, result.stderr
+    assert kept.exists()
+    assert project.dvc("repro", "-f", "-s", "evaluate").returncode == 0
+    assert not kept.exists()
+
+
+def test_settings_that_change_while_a_stage_runs_are_not_recorded(
+    finished: Project, tmp_path: Path
+) -> None:
+    """DVC notes what stands in params.yaml when the stage has ended."""
+    project = finished.copy(tmp_path)
+    path = project.folder / "stages/preprocess.py"
+    changes = "Path('params.yaml').write_text(Path('params.yaml').read_text().replace"
+    path.write_text(
+        path.read_text() + "\n\nwhole = main\n\ndef main(params):\n    from pathlib import Path\n"
+        f"    whole(params)\n    {changes}('0.87', '0.8').replace('dev_fraction: 0.1', "
+        "'dev_fraction: 0.2'))\n"
+    )
+    project.set(preprocess={"dev_fraction": 0.1}, gate={"minimum": 0.87})
+    result = project.dvc("repro", "-s", "preprocess")
+    assert result.returncode != 0
+    said = "error: params.yaml: preprocess changed while preprocess ran"
+    assert said in result.stderr, result.stdout + result.stderr
+    assert "dev_fraction: 0.2" in (project.folder / "params.yaml").read_text()
 
 
 def test_a_stale_checkpoint_is_removed_with_a_line(
@@ -161,23 +235,27 @@ def test_the_fingerprint_has_all_that_the_result_depends_on(
 ) -> None:
     project = finished.copy(tmp_path)
     monkeypatch.chdir(project.folder)
-    prints = {"as it is": fingerprint("fine_tune")}
-    assert fingerprint("fine_tune") == prints["as it is"]
+
+    def now() -> dict[str, Any]:
+        return fingerprint("fine_tune", params.load())
+
+    prints = {"as it is": now()}
+    assert now() == prints["as it is"]
     project.set(gate={"minimum": 0.5})
-    assert fingerprint("fine_tune") == prints["as it is"]  # fine-tuning does not depend on it
+    assert now() == prints["as it is"]  # fine-tuning does not depend on it
     project.set(fine_tune={"seed": 9})
-    prints["another seed"] = fingerprint("fine_tune")
+    prints["another seed"] = now()
     (project.folder / "data/head/head.npz").write_bytes(b"other")
-    prints["another head"] = fingerprint("fine_tune")
+    prints["another head"] = now()
     np.save(project.folder / "data/features/train_view1.npy", np.zeros((270, 2, 2, 512), "f2"))
-    prints["other features"] = fingerprint("fine_tune")
+    prints["other features"] = now()
     with (project.folder / "stages/transfer/recipe.py").open("a") as file:
         file.write("# changed\n")
-    prints["another recipe"] = fingerprint("fine_tune")
+    prints["another recipe"] = now()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    prints["other threads"] = fingerprint("fine_tune")
+    prints["other threads"] = now()
     monkeypatch.setattr(metadata, "version", lambda _: "9.9")
-    prints["another Keras"] = fingerprint("fine_tune")
+    prints["another Keras"] = now()
     assert len({json.dumps(each) for each in prints.values()}) == len(prints)
 
 

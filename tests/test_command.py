@@ -16,4 +16,13 @@ def test_make_calls_each_of_them() -> None:
     makefile = (PROJECT / "Makefile").read_text()
     for name in command.COMMANDS.keys() - {"dvc", "rival"}:
         assert f"\n{name}: .venv/runtime" in makefile
-        assert f"stages.transfer.command {name}" in makefile
+        assert f"$(COMMAND) {name}" in makefile
+
+
+def test_who_stops_reading_gets_no_traceback(fresh: Project) -> None:
+    listed = fresh.run("sh", "-c", f"{sys.executable} -m stages.transfer.command backbones | true")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    full = fresh.run(
+        "sh", "-c", f"{sys.executable} -m stages.transfer.command point default >/dev/full"
+    )
+    assert one_line(full) == "error: [Errno 28] No space left on device"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stages.transfer.dataset import mapped
+from stages.transfer.errors import PipelineError
 
 
 @given(
@@ -42,5 +43,5 @@ def test_columns_first_is_mapped_too(tmp_path: Path) -> None:
 
 def test_a_compressed_array_is_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(9))
-    with pytest.raises(ValueError, match="compressed"):
+    with pytest.raises(PipelineError, match=r"damaged .*compressed"):
         mapped(tmp_path / "a.npz", "x")

@@ -103,6 +103,9 @@ def read_params(source: str) -> set[str]:
             if key is not None:
                 keys.add(key)
                 inner |= {id(child) for child in ast.walk(node) if child is not node}
+        # It takes what dvc.yaml lists, and no more.
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "fingerprint":
+            inner |= {id(child) for child in ast.walk(node) if child is not node}
     named = set(sections.values()) - LEAVES
     for name in (n for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in inner):
         if isinstance(name.ctx, ast.Load) and sections.get(name.id) in named:

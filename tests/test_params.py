@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.serialize import load_yaml
 
 from stages.transfer import params
 from stages.transfer.errors import PipelineError
@@ -92,8 +93,8 @@ def test_a_file_that_is_no_mapping_of_sections_is_refused(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     ("added", "said"),
     [
-        ("  minimum: 0.1\n", "the key minimum stands twice in its section"),
-        ("download: {}\n", "the key download stands twice in its section"),
+        ("  minimum: 0.1\n", "found duplicate key .minimum."),
+        ("download: {}\n", "found duplicate key .download."),
     ],
 )
 def test_a_key_that_stands_twice_is_refused_as_dvc_does(
@@ -102,8 +103,37 @@ def test_a_key_that_stands_twice_is_refused_as_dvc_does(
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(VALID, sort_keys=False) + added)  # gate is the last section
     line = len(path.read_text().splitlines())
-    with pytest.raises(PipelineError, match=f"{said} in line {line}$"):
+    with pytest.raises(PipelineError, match=f"{said} .* in line {line}$"):
         params.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("010", 10), ("0o10", 8), ("1e3", None), ("1:30", None), ("0x10", 16)]
+)
+def test_a_number_is_what_dvc_takes_it_for(tmp_path: Path, text: str, value: int | None) -> None:
+    """PyYAML's 010 is eight, its 1:30 is ninety: dvc.lock would not say what was run."""
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub("images: .*", f"images: {text}", (PROJECT / "params.yaml").read_text()))
+    recorded = load_yaml(str(path))["train_head"]["images"]
+    if value is None:
+        with pytest.raises(PipelineError, match=re.escape(f"train_head.images = {recorded!r}: ")):
+            params.load(path)
+    else:
+        assert params.load(path).train_head.images == value == recorded
+
+
+@pytest.mark.parametrize(
+    "text", ["!!bool x", "!!timestamp x", "!!int ''", "!!float x", "0x" + "f" * 5000, "&a [*a]"]
+)
+@pytest.mark.parametrize("key", ["minimum", "cut", "weights", "dev_fraction"])
+def test_values_that_are_none_are_a_line(tmp_path: Path, key: str, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        re.sub(f"  {key}: .*", f"  {key}: {text}", (PROJECT / "params.yaml").read_text())
+    )
+    with pytest.raises(PipelineError) as error:
+        params.load(path)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_file_and_missing_key_are_named(tmp_path: Path) -> None:

@@ -16,14 +16,25 @@ from tests.conftest import PROJECT, Project
 from tests.test_interruption import LIMIT
 
 
-def processes_in(folder: Path) -> list[str]:
-    """Return the command lines of all processes whose working folder is in a folder."""
+def pids_in(folder: Path) -> list[int]:
+    """Return all processes whose working folder is in a folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (entry / "cwd").resolve().is_relative_to(folder):
-                found.append((entry / "cmdline").read_text().replace("\0", " "))
+                found.append(int(entry.name))
     return found
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Return their command lines."""
+    return [read(pid, "cmdline").replace("\0", " ") for pid in pids_in(folder)]
+
+
+def read(pid: int, name: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/{name}").read_text()
+    return ""
 
 
 def wait_until(path: Path) -> None:
@@ -61,14 +72,16 @@ def two_stages(folder: Path, first: str, second: str) -> Path:
     return folder
 
 
-def start(folder: Path, *before: str) -> "subprocess.Popen[str]":
+def start(
+    folder: Path, *before: str, code: str = RUN_DVC, output: int = subprocess.PIPE
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*before, sys.executable, "-c", RUN_DVC, str(folder)],
+        [*before, sys.executable, "-c", code, str(folder)],
         cwd=PROJECT,
         env={**os.environ, "SHELL": "/bin/bash"},
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         start_new_session=True,
     )
 
@@ -117,7 +130,7 @@ def test_a_background_job_of_a_script_ends_on_sigterm(tmp_path: Path) -> None:
 
 def test_dvc_ends_when_whoever_ran_it_is_killed(tmp_path: Path) -> None:
     folder = two_stages(tmp_path, "touch began\nsleep 2\ntouch a\n", "touch second; sleep 3\n")
-    with start(folder) as process:
+    with start(folder, output=subprocess.DEVNULL) as process:
         wait_until(folder / "began")
         process.kill()
     end = time.monotonic() + LIMIT
@@ -127,12 +140,78 @@ def test_dvc_ends_when_whoever_ran_it_is_killed(tmp_path: Path) -> None:
     assert not (folder / "second").exists()
 
 
+def state(pid: int) -> str:
+    return read(pid, "stat").rpartition(")")[2].split()[0]
+
+
+def test_ctrl_z_stops_all_and_a_signal_then_ends_all(tmp_path: Path) -> None:
+    """Another thread than the main one takes the signal then, of NumPy's, say."""
+    folder = two_stages(tmp_path, "touch began\nwhile true; do sleep 0.1; echo x >> x; done\n", "")
+    with start(folder, code=f"import numpy\n{RUN_DVC}") as process:
+        wait_until(folder / "began")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTSTP)
+        while state(process.pid) != "T":
+            time.sleep(0.05)
+        size = (folder / "x").stat().st_size
+        time.sleep(1)
+        assert (folder / "x").stat().st_size == size
+        process.send_signal(signal.SIGCONT)
+        time.sleep(1)
+        assert (folder / "x").stat().st_size > size
+        process.send_signal(signal.SIGTSTP)
+        while state(process.pid) != "T":
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)  # as `kill %1` does, both
+        process.send_signal(signal.SIGCONT)
+        began = time.monotonic()
+        process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 4
+    assert not processes_in(folder)
+
+
+def test_a_signal_while_dvc_is_being_started_ends_it(tmp_path: Path) -> None:
+    """NumPy's threads take signals that the main thread has masked."""
+    folder = two_stages(tmp_path, "touch first\nsleep 100\n", "")
+    code = "import numpy, subprocess, os, signal\n" + RUN_DVC.replace(
+        "try:\n",
+        "whole = subprocess.Popen\n"
+        "def started(*a, **k):\n"
+        "    process = whole(*a, **k)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    import time; time.sleep(0.2)\n"
+        "    return process\n"
+        "subprocess.Popen = started\n"
+        "try:\n",
+        1,
+    )
+    with start(folder, code=code, output=subprocess.DEVNULL) as process:
+        process.wait(LIMIT)
+    assert process.returncode == 128 + signal.SIGINT
+    assert not processes_in(folder)
+
+
 @pytest.mark.faults  # it takes a minute, and the next one presses Ctrl-C in it
 def test_the_demo_finishes_and_says_what_it_is_worth(fresh: Project) -> None:
     result = fresh.run(sys.executable, "-m", "stages.transfer.command", "demo")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Its accuracy means nothing" in result.stdout
     assert "| metrics.json |" in result.stdout
+
+
+def test_dvc_ends_when_whoever_ran_it_was_killed_while_it_started(tmp_path: Path) -> None:
+    """The parent is by then another one, which does not end."""
+    folder = two_stages(tmp_path, "sleep 3\ntouch a\n", "touch second\n")
+    code = (
+        "import subprocess, sys\nfrom stages.transfer import command, signals\n"
+        "ended = subprocess.Popen(['true'])\nended.wait()\nsignals.PARENT = ended.pid\n"
+        "sys.exit(command.main('dvc', ['repro']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, stderr=subprocess.PIPE)
+    assert done.returncode != 0
+    assert not processes_in(folder)
+    assert not (folder / "second").exists()
 
 
 @pytest.mark.faults
@@ -176,6 +255,7 @@ def test_a_list_of_files_in_use_that_is_whole_stays(tmp_path: Path) -> None:
     path.write_text("{}")
     remove_broken_lock(tmp_path)
     assert path.read_text() == "{}"
-    path.write_text("")
-    remove_broken_lock(tmp_path)
-    assert not path.exists()
+    for other in ("", "[]", "\xff"):
+        path.write_text(other)
+        remove_broken_lock(tmp_path)
+        assert not path.exists()

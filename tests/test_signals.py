@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,27 @@ def test_once_the_work_is_done_a_process_ends_as_it_did_before_it() -> None:
         "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(100)\n"
     )
     assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "ended\n")
+
+
+@pytest.mark.parametrize("where", ["before", "while it is removed"])
+def test_a_temporary_folder_is_removed_whole(tmp_path: Path, where: str) -> None:
+    """With NumPy imported: its threads take signals that the main thread has masked."""
+    interrupted = run_python(
+        "import numpy, shutil, tempfile\nfrom stages.transfer.isolation import temporary_folder\n"
+        f"tempfile.tempdir, where = {str(tmp_path)!r}, {where!r}\n"
+        "whole = shutil.rmtree\n"
+        "def removed(*a, **k):\n"
+        "    if where != 'before': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    whole(*a, **k)\n"
+        "shutil.rmtree = removed\n"
+        "try:\n"
+        "    with signals.ending_on_signals(), temporary_folder('x') as folder:\n"
+        "        for i in range(300): (folder / str(i)).touch()\n"
+        "        if where == 'before': os.kill(os.getpid(), signal.SIGINT); time.sleep(100)\n"
+        "except signals.Interrupted as error:\n    print(error.number)\n"
+    )
+    assert (interrupted.stdout, interrupted.stderr) == (f"{int(signal.SIGINT)}\n", "")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

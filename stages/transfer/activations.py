@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from stages.transfer.errors import PipelineError
+from stages.transfer.files import reading
 
 if TYPE_CHECKING:
     from stages.transfer.views import View
@@ -85,5 +86,10 @@ def _reserved(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def load(path: Path) -> Activations:
-    """Map a file written by `compute`; nothing is read until it is used."""
-    return np.load(path, mmap_mode="r")
+    """Map a file written by `compute`; nothing is read until it is used.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
+    with reading(path):
+        return np.load(path, mmap_mode="r")

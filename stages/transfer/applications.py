@@ -132,5 +132,7 @@ minimum, native: image sides in pixels, the smallest and that of ImageNet's weig
 preprocessing: of images in [0, 255], by the pipeline (tf, torch, caffe: as Keras calls them) or by
 the net itself (inside). rewritten: parts replaced by built-in layers that compute the same."""
 
-if __name__ == "__main__":
+
+def main(_: list[str]) -> None:
+    """Print the table; `make backbones` does."""
     print(*lines(), LEGEND, sep="\n")

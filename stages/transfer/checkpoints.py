@@ -6,43 +6,61 @@ is thrown away. The launcher removes a stage's checkpoints when a later stage st
 has recorded what they led to. Anybody may remove them at any time.
 """
 
+import hashlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import yaml
 
 from stages.transfer.environment import environment
-from stages.transfer.files import digest, replacing
+from stages.transfer.files import digest, reading, replacing
 from stages.transfer.paths import CHECKPOINTS
 
+if TYPE_CHECKING:
+    from stages.transfer.params import Params
+
 FINGERPRINT = "fingerprint.json"
+DIGEST = "sha256"  # among the arrays of a file: of all others
 
 
-def fingerprint(stage: str) -> dict[str, Any]:
+def fingerprint(stage: str, params: "Params") -> dict[str, Any]:
     """Return what a stage's result depends on: what dvc.yaml names, and the surroundings.
 
     Args:
-        stage: its name in dvc.yaml, which stands in the current folder, beside params.yaml.
+        stage: its name in dvc.yaml, which stands in the current folder.
+        params: that the stage works with. The file may have been changed since they were read.
 
     Returns:
         Its parameters; its dependencies, a file by its digest, the files in a folder, which may be
         many gigabytes, by size and time of last change; the environment.
+
+    Raises:
+        PipelineError: dvc.yaml does not have the stage.
     """
-    own = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
-    values = yaml.safe_load(Path("params.yaml").read_text())
     return {
-        "params": {key: _value(values, key) for key in own["params"]},
-        "deps": {path: _identity(Path(path)) for path in own["deps"]},
+        "params": parameters(stage, params),
+        "deps": {path: _identity(Path(path)) for path in _definition(stage)["deps"]},
         "environment": environment(),
     }
+
+
+def parameters(stage: str, params: "Params") -> dict[str, Any]:
+    """Return those parameters that a stage depends on, by their names in dvc.yaml."""
+    values = params.model_dump()
+    return {key: _value(values, key) for key in _definition(stage)["params"]}
+
+
+def _definition(stage: str) -> Any:
+    path = Path("dvc.yaml")
+    with reading(path):
+        return yaml.safe_load(path.read_text())["stages"][stage]
 
 
 class Checkpoints:
@@ -102,7 +120,8 @@ class Checkpoints:
     def save(self, name: str, arrays: Mapping[str, npt.NDArray]) -> None:
         """Store arrays under a name, in the place of what stood there, whole or not at all."""
         with replacing(self.folder / f"{name}.npz") as partial:
-            np.savez(partial, **arrays)  # type: ignore[arg-type]
+            own = {DIGEST: np.array(_digest(arrays))}
+            np.savez(partial, **arrays, **own)  # type: ignore[arg-type]
             _to_disk(partial)
 
     def load(self, name: str) -> dict[str, npt.NDArray] | None:
@@ -110,12 +129,24 @@ class Checkpoints:
         path = self.folder / f"{name}.npz"
         try:
             with np.load(path) as file:
-                return dict(file)
+                arrays = dict(file)
+            if str(arrays.pop(DIGEST)) != _digest(arrays):
+                raise ValueError("not what was written")
+            return arrays
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a zip's directory can be damaged in more ways than are named
             print(f"{path}: damaged ({error}); begins anew", flush=True)
             return None
+
+
+def _digest(arrays: Mapping[str, npt.NDArray]) -> str:
+    """Return a digest of names, types, shapes and contents, in hexadecimal."""
+    found = hashlib.sha256()
+    for name, array in arrays.items():
+        found.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _value(content: Any, key: str) -> Any:

@@ -7,8 +7,9 @@ import numpy as np
 
 from stages.transfer import hdf5, recipe
 from stages.transfer.backbones import on_raw_images
+from stages.transfer.dataset import arrays
 from stages.transfer.errors import PipelineError
-from stages.transfer.files import replacing
+from stages.transfer.files import reading, replacing
 
 
 def trainable_part(suffix: keras.Model, classes: int, dropout: float) -> keras.Model:
@@ -103,13 +104,13 @@ def load_head(path: Path, head: keras.layers.Dense) -> None:
     """Set the head's weights from `save_head`'s file.
 
     Raises:
-        PipelineError: the file's shapes are not the head's.
+        PipelineError: the file is damaged, or its shapes are not the head's.
     """
-    with np.load(path) as saved:
-        kernel, bias = saved["kernel"], saved["bias"]
+    kernel, bias = arrays(path, "kernel", "bias")
     expected = tuple(head.kernel.shape)
     if kernel.shape != expected:
         raise PipelineError(
             f"{path}: a head of shape {kernel.shape}, expected {expected}; run `dvc repro`"
         )
-    head.set_weights([kernel, bias])
+    with reading(path):
+        head.set_weights([kernel, bias])

@@ -1,6 +1,6 @@
-"""What `make demo`, `make bench` and `make verify` start: `python -m stages.transfer.command demo`.
+"""Commands of `make`: `python -m stages.transfer.command demo`, and so on.
 
-Each of them imports for a second or two. Ctrl-C in the midst of that ends it in a line too, as does
+Most of them import for a second or two. Ctrl-C in the midst of that ends it in a line too, as does
 every fault. So this module imports little until signals are in hand.
 
 They run DVC and the benchmark's rivals in turn, as commands of this module too: DVC's own start is
@@ -9,6 +9,7 @@ a second in which Ctrl-C is a traceback.
 
 import contextlib
 import importlib
+import os
 import sys
 
 from stages.transfer import signals
@@ -25,6 +26,8 @@ COMMANDS = {
         "stages.transfer.verification.twice",
         "verify: interrupted; nothing is left of it but what --keep names",
     ),
+    "backbones": ("stages.transfer.applications", "backbones: interrupted"),
+    "point": ("stages.transfer.points", "point: interrupted"),
     # Who runs these says what was interrupted.
     "dvc": ("stages.transfer.dvc_process", ""),
     "rival": ("stages.transfer.bench.rivals", ""),
@@ -44,7 +47,12 @@ def main(name: str, arguments: list[str]) -> int:
         with signals.ending_on_signals():
             with signals.ending_at_once(line):
                 command = importlib.import_module(module)
-            return command.main(arguments) or 0
+            status = command.main(arguments) or 0
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141  # 128 + SIGPIPE, which Windows does not have
     except (PipelineError, OSError) as error:  # OSError: a full disk, no permission
         line = f"error: {' '.join(str(error).split())}"
     except KeyboardInterrupt as error:
@@ -55,4 +63,4 @@ def main(name: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    signals.leave(main(sys.argv[1], sys.argv[2:]))

@@ -3,11 +3,24 @@
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stages.transfer.files import reading
+
 LOCAL_HEADER = 30  # bytes of a zip member's header; the lengths of its two last fields end it
+
+
+def arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
+    """Return some arrays of an .npz, in the order of the names.
+
+    Raises:
+        PipelineError: the file is damaged, or lacks one.
+    """
+    with reading(path), np.load(path) as file:
+        return [file[name] for name in names]
 
 
 def mapped(path: Path, name: str) -> npt.NDArray[np.uint8]:
@@ -21,12 +34,17 @@ def mapped(path: Path, name: str) -> npt.NDArray[np.uint8]:
         name: of the array.
 
     Raises:
-        ValueError: the array is compressed.
+        PipelineError: the file is damaged or lacks the array, or it is compressed.
     """
+    with reading(path):
+        return _mapped(path, name)
+
+
+def _mapped(path: Path, name: str) -> npt.NDArray[np.uint8]:
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
         if member.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{path}: {name} is compressed, expected what np.savez writes")
+            raise ValueError(f"{name} is compressed, expected what np.savez writes")
         with archive.open(member) as file:
             np.lib.format.read_magic(file)
             shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import yaml
 from stages.transfer import isolation, synthetic
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest
-from stages.transfer.params import PARAMS, load
+from stages.transfer.params import PARAMS, load, parse
 from stages.transfer.paths import ARCHIVE
 from stages.transfer.reproduction import run_dvc
 
@@ -71,7 +70,7 @@ def copy_project(
     copy_files(folder)
     mirror.mkdir(parents=True, exist_ok=True)
     synthetic.write_archive(mirror / ARCHIVE.name, synthetic.members(images_per_batch))
-    params = yaml.safe_load((PROJECT / PARAMS).read_text())
+    params = parse((PROJECT / PARAMS).read_text())
     params["download"]["sha256"] = [digest(mirror / ARCHIVE.name)]
     for section, values in settings.items():
         params[section] |= values
@@ -85,17 +84,14 @@ def main(_: list[str]) -> None:
         PipelineError: the pipeline failed, and has said why.
     """
     load(PROJECT / PARAMS)
-    with tempfile.TemporaryDirectory(
-        prefix="cifar10-demo-",
-        ignore_cleanup_errors=True,  # a stage that is interrupted may still tidy up
-    ) as temporary:
-        folder, mirror = Path(temporary, "project"), Path(temporary, "mirror")
+    with isolation.temporary_folder("cifar10-demo-") as temporary:
+        folder, mirror = temporary / "project", temporary / "mirror"
         copy_project(folder, mirror, 300, SETTINGS)
         print(
             f"demo: 1,500 drawn images and 300 to test on, a small random backbone, in {folder}",
             flush=True,
         )
-        environment = os.environ | isolation.variables(Path(temporary)) | {"MIRROR": str(mirror)}
+        environment = os.environ | isolation.variables(temporary) | {"MIRROR": str(mirror)}
         for command in (["repro"], ["metrics", "show", "--md"]):
             if run_dvc(command, folder, environment):
                 raise PipelineError(f"demo: dvc {' '.join(command)} failed, as said above")

@@ -1,11 +1,14 @@
 """Outputs that are either finished or absent: written beside their place, then renamed."""
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from stages.transfer.errors import PipelineError, reason
 
 
 @contextmanager
@@ -41,6 +44,29 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         _remove(partial)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what libraries raise over a damaged file into one line.
+
+    Args:
+        path: what the block reads, an output of an earlier stage.
+
+    Raises:
+        PipelineError: it is damaged.
+        OSError: it is missing or may not be read; this names itself.
+    """
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:  # zip, NumPy, HDF5 and Keras each have their own
+        if isinstance(error, OSError) and error.filename:
+            raise
+        if not path.exists():  # HDF5's OSError does not say so
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+        raise PipelineError(f"{path}: damaged ({reason(error)}); run `dvc repro`") from error
 
 
 def _remove(path: Path) -> None:

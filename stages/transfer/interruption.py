@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stages.transfer.errors import PipelineError
-from stages.transfer.paths import CHECKPOINTS
+from stages.transfer.paths import CHECKPOINTS, FEATURES, MODEL
 from stages.transfer.signals import GRACE
 
 try:
@@ -24,6 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+RESULTS = {"features": FEATURES, "fine_tune": MODEL}  # of the stages that have checkpoints
 PATIENCE = 60  # seconds that a run waits for one before it that is about to end
 
 
@@ -64,9 +65,13 @@ def wait_for(pid: int) -> None:
 
 
 def clear_checkpoints(stages: Sequence[str], folder: Path = CHECKPOINTS) -> None:
-    """Remove the checkpoints of stages whose results DVC has recorded, because a later one runs."""
+    """Remove the checkpoints of stages whose results DVC has recorded, because a later one runs.
+
+    Unless the result is missing: then DVC was told to run the later one alone, which will fail.
+    """
     for stage in stages:
-        shutil.rmtree(folder / stage, ignore_errors=True)
+        if stage in RESULTS and RESULTS[stage].exists():
+            shutil.rmtree(folder / stage, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -4,9 +4,31 @@ Whatever a user has configured for all projects, or for this one in `.dvc/config
 a copy too: from a shared cache DVC would take results that the copy is there to compute.
 """
 
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from stages.transfer import signals
+
 PLACES = ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Give an empty folder that is gone after the block, Ctrl-C or not."""
+    signals.hold()
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+        try:
+            signals.let_in()
+            yield folder
+        finally:
+            signals.hold()
+            shutil.rmtree(folder, ignore_errors=True)  # a process that was killed may still write
+    finally:
+        signals.let_in()
 
 
 def own_cache(project: Path, git: bool = True) -> None:

@@ -157,7 +157,7 @@ def start(arguments: list[str], interrupted: str) -> int:
         os.environ.pop(name, None)
     if dvc:
         interruption.end_with(dvc[0])
-    elif "DVC_STAGE" in os.environ and os.getppid() == 1:
+    elif "DVC_STAGE" in os.environ and (os.getppid() == 1 or os.getppid() != signals.PARENT):
         raise PipelineError("DVC has ended before this stage began; run `dvc repro` again")
     if arguments not in [["check"], *([stage] for stage in STAGES)]:
         got = " ".join(arguments) or "no argument"
@@ -178,7 +178,7 @@ def run(name: str, checked: Params, interrupted: str) -> int:
     """Run a stage, the parameters checked, alone in this folder; return the exit status."""
     writes = name != "gate"
     with interruption.alone_in(Path("data")) if writes else contextlib.nullcontext():
-        if writes:
+        if "DVC_STAGE" in os.environ:  # by hand nothing is recorded
             interruption.clear_checkpoints(STAGES[: STAGES.index(name)])
         try:
             with signals.ending_at_once(interrupted), quiet_stderr():
@@ -189,7 +189,13 @@ def run(name: str, checked: Params, interrupted: str) -> int:
         logging.getLogger("absl").setLevel(logging.ERROR)
         stage.main(checked)
         if writes:
-            from stages.transfer import environment
+            from stages.transfer import checkpoints, environment, params
 
             environment.record(name)
+            now, then = (checkpoints.parameters(name, each) for each in (params.load(), checked))
+            if changed := [key for key in then if now[key] != then[key]]:
+                raise PipelineError(
+                    f"params.yaml: {', '.join(changed)} changed while {name} ran, and DVC would "
+                    "record what stands there now; run `dvc repro` again"
+                )
     return 0

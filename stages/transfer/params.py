@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-import yaml
+from dvc.utils.serialize import loads_yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from stages.transfer.applications import APPLICATIONS
@@ -55,21 +55,6 @@ Rate = Annotated[Number, Field(gt=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML as DVC does: a key that stands twice is a fault, not overwritten."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping whose keys all differ."""
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"the key {key.value} stands twice in its section"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 class _Section(pydantic.BaseModel):
@@ -169,6 +154,23 @@ class Params(_Section):
     gate: Gate
 
 
+def parse(text: str) -> Any:
+    """Return what YAML text says, as DVC reads it: 010 is ten, and no key may stand twice.
+
+    YAML 1.1, which PyYAML reads, has eight there. Then dvc.lock would not say what was run.
+
+    Raises:
+        ValueError: it is no YAML; the message is one line.
+    """
+    try:
+        return loads_yaml(text)
+    except Exception as error:  # of the scalars' constructors too: KeyError, IndexError, ...
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{' '.join(problem.split()):.300}{where}") from error
+
+
 def load(path: Path = PARAMS) -> Params:
     """Read and check params.yaml.
 
@@ -177,14 +179,11 @@ def load(path: Path = PARAMS) -> Params:
             names each key at fault, its value, what is allowed, and the nearest known key.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - is a safe one
+        content = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-            reason = f"{error.problem} in line {error.problem_mark.line + 1}"
-        raise PipelineError(f"{path}: expected YAML: {reason}") from error
+    except ValueError as error:
+        raise PipelineError(f"{path}: expected YAML: {error}") from error
     try:
         return Params.model_validate(content)
     except pydantic.ValidationError as error:
@@ -218,4 +217,8 @@ def _explain(fault: Any) -> str:
         message = f"expected {', '.join(section.model_fields)}, each with its value"
     if message.startswith(f"{key}."):  # a check of a whole section names its key itself
         return message
-    return f"{key} = {fault['input']!r:.80}: {message}" if key else message
+    try:
+        got = f"{fault['input']!r:.80}"
+    except ValueError:  # Python shows no number of more than 4,300 digits
+        got = "a number of thousands of digits"
+    return f"{key} = {got}: {message}" if key else message

@@ -1,9 +1,8 @@
 """Named points between time and accuracy: which settings of params.yaml they change.
 
-`python -m stages.transfer.points NAME` prints a point as options of `dvc exp run`.
+`make point` asks for a point as options of `dvc exp run`.
 """
 
-import sys
 from pathlib import Path
 
 import yaml
@@ -25,8 +24,6 @@ def settings(name: str) -> list[str]:
     return [f"{key}={value}" for key, value in points[name].items()]
 
 
-if __name__ == "__main__":
-    try:
-        print(*(f"-S {setting}" for setting in settings(*sys.argv[1:2] or [""])))
-    except PipelineError as error:
-        sys.exit(f"error: {error}")
+def main(arguments: list[str]) -> None:
+    """Print the settings of the point that is named."""
+    print(*(f"-S {setting}" for setting in settings(*arguments[:1] or [""])))

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,35 @@ def run_dvc(
         )
         try:
             signals.let_in()
-            return dvc.wait()
+            with _stopping_too(dvc.pid):
+                while True:  # waiting for good, the main thread would not see what another one took
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        return dvc.wait(timeout=60)
         finally:
             end_group(dvc)
     finally:
         signals.let_in()
+
+
+@contextlib.contextmanager
+def _stopping_too(group: int) -> Iterator[None]:
+    """Let Ctrl-Z stop a process group with this process, and go on with it."""
+
+    def stop(*_: object) -> None:
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        finally:  # what came meanwhile may raise
+            os.killpg(group, signal.SIGCONT)
+
+    if not hasattr(signal, "SIGTSTP") or signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def end_group(leader: subprocess.Popen[bytes]) -> None:
@@ -111,12 +135,12 @@ def remove_broken_lock(project: Path) -> None:
     path = project / ".dvc/tmp/rwlock"
     for _ in range(3):  # another DVC may be writing it
         try:
-            json.loads(path.read_bytes())
+            if isinstance(json.loads(path.read_bytes()), dict):
+                return
         except FileNotFoundError:
             return
         except ValueError:
-            time.sleep(0.3)
-        else:
-            return
+            pass
+        time.sleep(0.3)
     path.unlink(missing_ok=True)
     print(f"{path}: was left half-written by a DVC that was interrupted; removed", flush=True)

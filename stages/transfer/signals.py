@@ -21,6 +21,10 @@ ENDING = [
 ]
 
 
+PARENT = os.getppid()  # as it was when this process began
+_held: list[int] = []  # not empty: signals are held; those that came meanwhile
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asks this process to end.
 
@@ -44,15 +48,24 @@ def _handlers() -> dict[int, signal.Handlers | Callable | int]:
 
 
 def hold() -> None:
-    """Let signals wait: for `let_in`, or for the program that takes this one's place."""
+    """Let signals wait: for `let_in`, or for the program that takes this one's place.
+
+    The mask is for a program that is started from here. In this one it masks the main thread only:
+    another one, of a library's, takes the signal, and the main thread's handler is called.
+    """
+    _held.append(0)
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def let_in() -> None:
     """Let signals come again, the one that waits at once."""
+    came = [number for number in _held if number]
+    _held.clear()
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def end_at_once(line: str) -> int:
@@ -111,6 +124,9 @@ def ending_on_signals() -> Iterator[None]:
         nonlocal deadline
         if raised:
             return  # not SIG_IGN, which programs started from here would inherit
+        if _held:
+            _held.append(number)
+            return
         raised.append(number)
         deadline = time.monotonic() + GRACE
         sys.unraisablehook = lambda _: None  # destructors complain of what is left half-made
@@ -123,7 +139,7 @@ def ending_on_signals() -> Iterator[None]:
         signal.alarm(AGAIN)
         if time.monotonic() > deadline:
             os._exit(128 + raised[0])
-        if not _being_handled():
+        if not _held and not _being_handled():
             raise Interrupted(raised[0])
 
     for number in handlers:
@@ -155,3 +171,15 @@ def _being_handled() -> bool:
 def status(interrupted: KeyboardInterrupt) -> int:
     """Return the exit status that tells a shell which signal ended a process."""
     return 128 + getattr(interrupted, "number", signal.SIGINT)
+
+
+def leave(status: int) -> None:
+    """End this process without Python's own clean-up.
+
+    It takes TensorFlow half a second, in which a Ctrl-C would kill a stage whose work is done, and
+    without a word.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            stream.flush()
+    os._exit(status)

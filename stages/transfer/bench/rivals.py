@@ -13,7 +13,6 @@ stands still while dev is measured within an epoch.
 """
 
 import json
-import os
 import time
 from typing import Any
 
@@ -40,6 +39,7 @@ from stages.transfer.errors import PipelineError
 from stages.transfer.interruption import end_with
 from stages.transfer.params import load
 from stages.transfer.paths import DATASET
+from stages.transfer.signals import PARENT
 
 
 def usual(
@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> None:
     of_usual.add_argument("--batch-size", type=count, default=BATCH)
     of_usual.add_argument("--images", type=count, default=4 * BATCH)
     chosen = parser.parse_args(arguments)
-    end_with(os.getppid())
+    end_with(PARENT)
 
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")

@@ -14,7 +14,7 @@ from stages.transfer.demo import PROJECT, copy_files
 from stages.transfer.errors import PipelineError
 from stages.transfer.files import digest, replacing
 from stages.transfer.launcher import UNWANTED
-from stages.transfer.params import PARAMS, load
+from stages.transfer.params import PARAMS, load, parse
 from stages.transfer.paths import ARCHIVE, WEIGHTS
 from stages.transfer.places import SHARED_MIRROR
 
@@ -54,15 +54,15 @@ def configure(project: Path, mirror: Path, settings: Sequence[str], option: str 
     Raises:
         PipelineError: a setting is malformed or not allowed.
     """
-    content = yaml.safe_load((project / PARAMS).read_text())
+    content = parse((project / PARAMS).read_text())
     for setting in settings:
         key, equals, value = setting.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and name):
             raise PipelineError(f"{option} {setting}: expected section.key=value")
         try:
-            content.setdefault(section, {})[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            content.setdefault(section, {})[name] = parse(value)
+        except ValueError as error:
             raise PipelineError(f"{option} {setting}: expected YAML after the =") from error
     (project / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))
     try:

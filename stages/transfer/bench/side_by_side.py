@@ -9,7 +9,6 @@ grows, and writes data/bench/bench.csv and data/bench/bench.md.
 
 import csv
 import json
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.transfer import points
+from stages.transfer import isolation, points
 from stages.transfer.bench import comparison, processes
 from stages.transfer.bench.arguments import Parser, count, share
 from stages.transfer.bench.comparison import Row, Stage
@@ -173,8 +172,7 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     epochs = ["--epochs", str(chosen.epochs)] if chosen.epochs else []
 
-    with tempfile.TemporaryDirectory(prefix="cifar10-bench-") as temporary:
-        root = Path(temporary).resolve()
+    with isolation.temporary_folder("cifar10-bench-") as root:
         settings = [*points.settings(chosen.point), *chosen.settings]
         project, variables = copy_project(root, settings), environment(root)
         repro(project, variables, UNTIMED)

@@ -6,11 +6,11 @@ Nothing is written to this project.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from stages.transfer import isolation
 from stages.transfer.bench.arguments import Parser, count
 from stages.transfer.errors import PipelineError
 from stages.transfer.verification import clones
@@ -21,8 +21,8 @@ from stages.transfer.verification.comparison import aligned, compare, of_another
 def folder(kept: Path | None) -> Iterator[Path]:
     """Give an empty folder, a temporary one unless it is to be kept."""
     if kept is None:
-        with tempfile.TemporaryDirectory(prefix="cifar10-verify-") as temporary:
-            yield Path(temporary).resolve()
+        with isolation.temporary_folder("cifar10-verify-") as temporary:
+            yield temporary
         return
     if kept.exists():
         raise PipelineError(f"--keep {kept}: expected a folder that does not exist yet")
