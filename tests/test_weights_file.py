@@ -128,6 +128,8 @@ def itself(file: h5py.File, _: Path) -> None:
             "'/w' is no array of numbers",
         ),
         (lambda f, _: f.update({"t": np.dtype("f4")}), "'/t' is no array of numbers"),
+        (lambda f, _: f.update({"w": np.ones(2, "c8")}), "'/w' is no array of numbers"),
+        (lambda f, _: f.update({"w": np.ones(2, "?")}), "'/w' is no array of numbers"),
     ],
 )
 def test_files_that_reach_out_or_hold_too_much_are_named(

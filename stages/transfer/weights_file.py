@@ -66,7 +66,7 @@ def _fault(file: h5py.File) -> str | None:
             if isinstance(item, h5py.Group):
                 waiting.append(item)
                 continue
-            if not isinstance(item, h5py.Dataset) or item.dtype.hasobject:
+            if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
                 return f"{where} is no array of numbers"
             if item.external or item.is_virtual:
                 return f"{where} is in another file"
