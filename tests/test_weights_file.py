@@ -218,7 +218,7 @@ def test_another_shape_or_type_is_named(
     save(tmp_path / name)
     change(tmp_path / name, "kernel", new)
     with pytest.raises(
-        PipelineError, match="expected (the weights of MobileN|weights as K)"
+        PipelineError, match=r"expected (the weights of MobileN|weights as K)"
     ) as error:
         read(tmp_path / name)
     assert "\n" not in str(error.value)
