@@ -178,7 +178,7 @@ def run(name: str, checked: Params, interrupted: str) -> int:
     """Run a stage, the parameters checked, alone in this folder; return the exit status."""
     writes = name != "gate"
     with interruption.alone_in(Path("data")) if writes else contextlib.nullcontext():
-        if "DVC_STAGE" in os.environ:  # by hand nothing is recorded
+        if writes and "DVC_STAGE" in os.environ:  # by hand nothing is recorded
             interruption.clear_checkpoints(STAGES[: STAGES.index(name)])
         try:
             with signals.ending_at_once(interrupted), quiet_stderr():
@@ -191,11 +191,11 @@ def run(name: str, checked: Params, interrupted: str) -> int:
         if writes:
             from stages.transfer import checkpoints, environment, params
 
-            environment.record(name)
             now, then = (checkpoints.parameters(name, each) for each in (params.load(), checked))
             if changed := [key for key in then if now[key] != then[key]]:
                 raise PipelineError(
                     f"params.yaml: {', '.join(changed)} changed while {name} ran, and DVC would "
                     "record what stands there now; run `dvc repro` again"
                 )
+            environment.record(name)
     return 0
