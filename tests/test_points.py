@@ -38,7 +38,7 @@ def test_an_unknown_point_is_named() -> None:
 @pytest.mark.parametrize(("arguments", "status"), [(["fastest"], 0), (["fast"], 1), ([], 1)])
 def test_they_are_printed_as_options(arguments: list[str], status: int) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "stages.transfer.points", *arguments],
+        [sys.executable, "-m", "stages.transfer.command", "point", *arguments],
         cwd=PROJECT,
         capture_output=True,
         text=True,
