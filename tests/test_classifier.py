@@ -32,7 +32,10 @@ def parts(name: str) -> tuple[keras.Model, keras.Model, keras.Model, keras.Model
     return net, backbones.on_raw_images(prefix, name, 32), part, joined
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize(
+    "name",
+    ["MobileNetV2", "VGG16", pytest.param("EfficientNetV2B0", marks=pytest.mark.families)],
+)
 def test_the_join_equals_its_parts_and_survives_the_file(name: str, tmp_path: Path) -> None:
     _, prefix, part, joined = parts(name)
     logits = part.predict(prefix.predict(IMAGES, verbose=0), verbose=0)
