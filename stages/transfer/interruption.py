@@ -12,12 +12,13 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from stages.transfer import signals
 from stages.transfer.errors import PipelineError
 from stages.transfer.paths import CHECKPOINTS, FEATURES, MODEL
-from stages.transfer.signals import GRACE
 
 try:
     import fcntl
@@ -25,7 +26,28 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 RESULTS = {"features": FEATURES, "fine_tune": MODEL}  # of the stages that have checkpoints
+T = TypeVar("T")
 PATIENCE = 60  # seconds that a run waits for one before it that is about to end
+
+
+@contextlib.contextmanager
+def owning(make: Callable[[], T], dispose: Callable[[T], None]) -> Iterator[T]:
+    """Make something for a block, and dispose of it after it, whenever a signal comes.
+
+    Signals are let in for the block alone: between making and the block, or in the midst of
+    disposing, one would leave the thing behind.
+    """
+    signals.hold()
+    try:
+        thing = make()
+        try:
+            signals.let_in()
+            yield thing
+        finally:
+            signals.hold()
+            dispose(thing)
+    finally:
+        signals.let_in()
 
 
 def end_with(pid: int) -> None:
@@ -41,7 +63,7 @@ def end_with(pid: int) -> None:
     def wait() -> None:
         wait_for(pid)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE)
+        time.sleep(signals.GRACE)
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()

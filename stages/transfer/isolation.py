@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.transfer import signals
+from stages.transfer import interruption
 
 PLACES = ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
 
@@ -18,17 +18,11 @@ PLACES = ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
 @contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """Give an empty folder that is gone after the block, Ctrl-C or not."""
-    signals.hold()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
-        try:
-            signals.let_in()
-            yield folder
-        finally:
-            signals.hold()
-            shutil.rmtree(folder, ignore_errors=True)  # a process that was killed may still write
-    finally:
-        signals.let_in()
+    with interruption.owning(
+        lambda: Path(tempfile.mkdtemp(prefix=prefix)).resolve(),
+        lambda folder: shutil.rmtree(folder, ignore_errors=True),  # one that was killed may write
+    ) as folder:
+        yield folder
 
 
 def own_cache(project: Path, git: bool = True) -> None:

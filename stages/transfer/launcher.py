@@ -164,11 +164,13 @@ def start(arguments: list[str], interrupted: str) -> int:
         raise PipelineError(f"{got}: expected check or one of {', '.join(STAGES)}")
     try:
         with signals.ending_at_once(interrupted):
-            from stages.transfer import params, reproduction
+            from stages.transfer import params
     except ImportError as error:
         return lacks(error)
     checked = params.load()
     if arguments == ["check"]:
+        from stages.transfer import reproduction
+
         reproduction.remove_broken_lock(Path())
         return 0
     return run(arguments[0], checked, interrupted)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.transfer import signals
+from stages.transfer import interruption
 
 COMMAND = (sys.executable, "-m", "stages.transfer.command")
 DVC = (*COMMAND, "dvc")
@@ -47,25 +47,21 @@ def run_dvc(
         folder: where it runs; `stages` lies there.
         environment: for it; None hands on this process's.
     """
-    signals.hold()  # DVC lets them in when its handlers stand, this process when it can end DVC
-    try:
-        dvc = subprocess.Popen(  # noqa: S603
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(  # noqa: S603
             [*DVC, *arguments],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             process_group=0,
         )
-        try:
-            signals.let_in()
-            with _stopping_too(dvc.pid):
-                while True:  # waiting for good, the main thread would not see what another one took
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        return dvc.wait(timeout=60)
-        finally:
-            end_group(dvc)
-    finally:
-        signals.let_in()
+
+    # Signals are held as it starts, and DVC inherits that: it lets them in when its handlers stand.
+    with interruption.owning(start, end_group) as dvc, _stopping_too(dvc.pid):
+        while True:  # waiting for good, the main thread would not see what another one took
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return dvc.wait(timeout=60)
 
 
 @contextlib.contextmanager
