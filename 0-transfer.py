@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train a classifier of CIFAR-10 by transfer learning and save it as cifar10.h5 in this folder.
 
-`main` is the textbook's five steps. Each is a stage of the pipeline that lies beside this file, run
-through DVC, so that what has been computed once is taken from its cache. `preprocess_data` needs
-nothing but NumPy: this file and cifar10.h5 can be used alone.
+`main` runs the pipeline that lies beside this file through DVC, so that what has been computed once
+is taken from its cache. `preprocess_data` needs nothing but NumPy: this file and cifar10.h5 can be
+used alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import signal
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 CLASSES = 10
-INTERRUPTED = "interrupted; the next run goes on from there"
 MODEL = "cifar10.h5"
-NEEDED = ("dvc", "h5py", "pooch", "pydantic", "requests", "tensorflow", "tqdm", "yaml")
-REENTERED = "CIFAR10_TRANSFER_REENTERED"
 PROJECT = Path(__file__).resolve().parent
 
 
@@ -44,7 +42,8 @@ def preprocess_data(
         X_p, float32 (m, 32, 32, 3) in [0, 255], and Y_p, float32 (m, 10), one-hot.
 
     Raises:
-        ValueError: a shape, a dtype or a value is none of these.
+        ValueError: a shape, a dtype or a value is none of these. Floats that all lie in [0, 1] only
+            give a warning, because such images could be black.
     """
     import numpy as np  # here, so that `main` can start in a Python that has nothing
 
@@ -55,6 +54,8 @@ def preprocess_data(
         raise ValueError(f"X has dtype {images.dtype}, expected integers or floats in [0, 255]")
     if images.size and not (images.min() >= 0 and images.max() <= 255):
         raise ValueError(f"X spans {images.min()} to {images.max()}, expected [0, 255]")
+    if images.dtype.kind == "f" and images.size and images.max() <= 1:
+        warnings.warn("X lies in [0, 1], expected [0, 255]: multiply it by 255", stacklevel=2)
     if labels.shape not in ((len(images),), (len(images), 1)):
         m = len(images)
         raise ValueError(f"Y has shape {labels.shape}, expected ({m},) or ({m}, 1) as X has {m}")
@@ -68,30 +69,25 @@ def preprocess_data(
 
 
 def main() -> None:
-    """Build, freeze, train the head, fine-tune, save."""
-    check_surroundings()
-    use_project_environment()
-    from stages.transfer.launcher import quiet_stderr
-    from stages.transfer.reproduction import remove_broken_lock, reproduce
-    from stages.transfer.signals import ending_at_once, ending_on_signals
+    """Bring the model up to date and leave it in the current folder.
 
-    with ending_on_signals():
-        with ending_at_once(INTERRUPTED), quiet_stderr():
-            from stages import backbone, download, features, fine_tune, preprocess, train_head
-        remove_broken_lock(PROJECT)
-        # The data: CIFAR-10, with part of its training images held out for every choice.
-        reproduce(PROJECT, download.main)
-        reproduce(PROJECT, preprocess.main)
-        # Build: an application from keras.applications, with what it learnt on ImageNet.
-        reproduce(PROJECT, backbone.main)
-        # Freeze its first layers. Their output never changes again: it is computed once and kept.
-        reproduce(PROJECT, features.main)
-        # Train a new head on top, everything below it frozen.
-        reproduce(PROJECT, train_head.main)
-        # Fine-tune: unfreeze the layers after the cut and train them on, together with the head.
-        reproduce(PROJECT, fine_tune.main)
-        # Save: prefix, suffix and head as one compiled model, in the current folder.
-        save(PROJECT / MODEL, Path.cwd() / MODEL)
+    The stages are the textbook's steps: build the net from `keras.applications` (backbone), freeze
+    its first layers and compute their output once (features), train a new head on top (train_head),
+    unfreeze the layers after the cut and train on (fine_tune), save.
+    """
+    check_surroundings()
+    # DVC runs a stage's `python3` by the PATH: this interpreter.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    for command in (["stages", "check"], ["dvc", "repro", "fine_tune"]):
+        status = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=PROJECT,
+            env={**os.environ, "PATH": path},
+            check=False,
+        ).returncode
+        if status:
+            sys.exit(status)
+    save(PROJECT / MODEL, Path.cwd() / MODEL)
 
 
 def check_surroundings() -> None:
@@ -100,26 +96,16 @@ def check_surroundings() -> None:
         sys.exit(f"error: {sys.argv[1:]}: expected no arguments; settings stand in params.yaml")
     if not (PROJECT / "stages").is_dir():
         sys.exit(f"error: training needs the whole project, {PROJECT} has no folder stages")
+    if not importlib.util.find_spec("dvc"):
+        sys.exit(
+            f"error: {sys.executable} lacks dvc; run `make reproduce`, then `source "
+            f"{PROJECT / '.venv/bin/activate'}`"
+        )
     if not os.access(Path.cwd(), os.W_OK) or Path(MODEL).is_dir():
         sys.exit(f"error: {Path.cwd() / MODEL} cannot be written; go to a folder where it can be")
     mirror = os.environ.get("MIRROR")
     if mirror and Path(mirror).is_dir():  # seen from here, not from the project
         os.environ["MIRROR"] = str(Path(mirror).resolve())
-
-
-def use_project_environment() -> None:
-    """Go on in the project's `.venv` if this interpreter lacks what the stages need."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
-    if all(importlib.util.find_spec(name) for name in NEEDED):
-        return
-    python = PROJECT / ".venv/bin/python"
-    if not python.exists() or os.environ.get(REENTERED):
-        sys.exit(f"error: {sys.executable} lacks a required package; run `make reproduce` first")
-    os.environ[REENTERED] = "1"
-    if hasattr(signal, "pthread_sigmask"):  # a Ctrl-C during Python's start waits for its handler
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606
 
 
 def save(source: Path, target: Path) -> None:
@@ -152,6 +138,5 @@ provide_learning_phase()
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt as interrupted:
-        print(INTERRUPTED, file=sys.stderr)
-        sys.exit(128 + getattr(interrupted, "number", 2))
+    except KeyboardInterrupt:
+        sys.exit(130)  # the stage has said so

@@ -1,43 +1,44 @@
 # `make reproduce` and `make test` are the two commands; each makes .venv first if it is out of date.
 PYTHON ?= python3
 BIN := .venv/bin
-# DVC as it is, but for a Ctrl-C while it starts, which would be a traceback.
-COMMAND := $(BIN)/python -m stages.transfer.command
-DVC := $(COMMAND) dvc
+# DVC runs a stage's `python3` by the PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Set in both, so that a lock does not depend on who writes it.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo point backbones bench verify frontier lint lock audit clean
+.PHONY: reproduce test demo point backbones bench plot verify lint lock audit clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
 	@$(BIN)/python -m stages check
-	@$(DVC) repro evaluate
-	@$(DVC) metrics show --precision 4
-	@$(DVC) repro gate
-	@$(BIN)/python -m stages gate
+	@$(BIN)/dvc repro
+	@$(BIN)/dvc metrics show --precision 4
 
 test: .venv/development ## run the tests
 	@$(BIN)/python -m pytest
 
 demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: needs no download
-	@$(COMMAND) demo
+	@$(BIN)/python -m stages check
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT INT TERM && $(BIN)/python -m tests.drawn "$$folder/demo" \
+		&& cd "$$folder/demo" && export MIRROR="$$folder/demo/mirror" && dvc repro \
+		&& dvc metrics show --md && echo 'demo: finished. Its accuracy means nothing: the images are' \
+		'drawn, the backbone random.'
 
-point: .venv/runtime ## run a named point of the frontier: make point POINT=fastest
-	@settings=$$($(COMMAND) point $(POINT)) && $(DVC) exp run evaluate $$settings
+point: .venv/runtime ## run settings named in bench/points.yaml: make point POINT=fastest
+	@$(BIN)/python -m bench.point $(POINT)
 
 backbones: .venv/runtime ## print the applications that can be the backbone
-	@$(COMMAND) backbones
+	@$(BIN)/python -m stages.nets.applications
 
-bench: .venv/runtime ## time it beside two other ways, in about 15 minutes; BENCH=--help shows options
-	@$(COMMAND) bench $(BENCH)
+bench: .venv/runtime ## time it beside Keras's guide and Keras's feature extraction
+	@$(BIN)/python -m bench.compare
 
-frontier: .venv/development ## draw the README's plot, print its tables, from bench/frontier.csv
-	@$(BIN)/python -m stages.transfer.bench.frontier
+plot: .venv/development ## draw docs/frontier.svg from docs/experiments.csv
+	@$(BIN)/python -m bench.plot
 
-verify: .venv/runtime ## run it twice from nothing, compare every digest; VERIFY=--help shows options
-	@$(COMMAND) verify $(VERIFY)
+verify: .venv/runtime ## run the last commit twice from nothing, compare every digest; POINT=
+	@$(BIN)/python -m bench.verify $(POINT)
 
 lint: .venv/development
 	@$(BIN)/ruff check .

@@ -1,1 +1,12 @@
-"""The pipeline: one module for each stage, in the order of `dvc dag`; `transfer` is below them."""
+"""The pipeline: a module for each stage in dvc.yaml, and what every stage needs.
+
+What TensorFlow and Keras read from the environment is set here, before anything imports them.
+"""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what ends the process is still seen
+# Another Keras, and training cut short behind the back of params.yaml.
+for _name in ("TF_USE_LEGACY_KERAS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
+    os.environ.pop(_name, None)

@@ -1,14 +1,153 @@
-"""Run one stage: `python -m stages download`. `python -m stages check` checks params.yaml alone."""
+"""Run one stage: `python -m stages download`. `python -m stages check` looks at params.yaml alone.
 
+This is what is the same for all stages: the environment and params.yaml are checked, one stage at a
+time runs in this folder, and a mistake of whoever runs it is one line. No result depends on it, so
+it is no dependency in dvc.yaml. Any Python 3 can read it, to be told that it is the wrong one.
+"""
+
+import contextlib
+import fcntl
+import importlib
+import os
+import signal
+import subprocess
 import sys
 
-from stages.transfer import signals
+from stages.errors import PipelineError
+
+STAGES = (
+    "download",
+    "backbone",
+    "preprocess",
+    "features",
+    "train_head",
+    "fine_tune",
+    "evaluate",
+    "gate",
+)
+LOCAL_CONFIG = ".dvc/config.local"
+TYPE_CHECKING = False  # the module typing is not for any Python 3
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def main(arguments: "list[str]") -> int:
+    """Run a stage, or the check; return the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    name = " ".join(arguments)
+    try:
+        if name not in ("check", *STAGES):
+            raise PipelineError(f"{name!r}: expected check or one of {', '.join(STAGES)}")
+        check_environment()
+        check() if name == "check" else run(name)
+    except PipelineError as error:
+        fault = " ".join(str(error).split())
+    except ImportError as error:
+        fault = f"{sys.executable}: {error}; if a package is missing or damaged, `make reproduce`"
+    except FileNotFoundError as error:
+        fault = f"{error.filename or error} is missing; run `dvc repro`"
+    except OSError as error:
+        where = error.filename or "standard output or a temporary file"
+        fault = (
+            f"{where}: {error.strerror or error}; put that right, then run `dvc repro` (`dvc "
+            "checkout` brings back outputs that DVC has removed before this stage)"
+        )
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; `dvc repro` goes on", file=sys.stderr)
+        return 130
+    else:
+        return 0
+    print(f"error: {fault}", file=sys.stderr)
+    return 1
+
+
+def check_environment() -> None:
+    """Refuse a Python without the packages that requirements.txt locks."""
+    remedy = "run `make reproduce`, or `source .venv/bin/activate` first"
+    try:
+        from importlib import metadata
+    except ImportError:
+        version = sys.version.split()[0]
+        raise PipelineError(f"{sys.executable} is Python {version}; {remedy}") from None
+    with open("requirements.txt", encoding="utf-8") as file:
+        pins = [line.split()[0].split("==") for line in file if "==" in line and line[0] != " "]
+    for name, locked in pins:
+        if name in ("keras", "tensorflow"):
+            try:
+                found = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                raise PipelineError(f"{sys.executable} lacks {name} {locked}; {remedy}") from None
+            if found != locked:
+                raise PipelineError(
+                    f"{sys.executable} has {name} {found}, requirements.txt {locked}; {remedy}"
+                )
+
+
+def check() -> None:
+    """Check params.yaml, and tell DVC whether this folder is a Git repository.
+
+    DVC needs one unless told otherwise, and a downloaded archive of the project is none.
+    """
+    from stages import params
+
+    params.load()
+    told = False
+    if os.path.exists(LOCAL_CONFIG):
+        with open(LOCAL_CONFIG, encoding="utf-8") as file:
+            told = "no_scm" in file.read()
+    without_git = is_outside_git()
+    if told != without_git:
+        change = ["core.no_scm", "true"] if without_git else ["--unset", "core.no_scm"]
+        subprocess.run([sys.executable, "-m", "dvc", "config", "--local", *change], check=True)
+
+
+def is_outside_git() -> bool:
+    """Return whether Git says that this folder is no repository of its."""
+    try:
+        said = subprocess.run(
+            ["git", "rev-parse", "--git-dir"],  # noqa: S607 - by the PATH, as DVC is
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ, LC_ALL="C"),
+            check=False,
+        ).stdout
+    except FileNotFoundError:
+        return not os.path.exists(".git")
+    return b"not a git repository" in said
+
+
+def run(name: str) -> None:
+    """Run a stage, alone in this folder, under settings that are the same at its end."""
+    from stages import params
+
+    settings = params.load()
+    with alone(name):
+        importlib.import_module("stages." + name).main(settings)
+        before, now = (params.of_stage(name, each) for each in (settings, params.load()))
+    changed = [key for key in before if now[key] != before[key]]
+    if changed:
+        raise PipelineError(
+            f"params.yaml: {', '.join(changed)} changed while {name} ran, and DVC would record "
+            "what stands there now; run `dvc repro` again"
+        )
+
+
+@contextlib.contextmanager
+def alone(name: str) -> "Iterator[None]":
+    """Hold the lock on data/, which the system takes back however this process ends."""
+    os.makedirs("data", exist_ok=True)
+    with open("data/.lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            print(f"data: waits for {file.read()}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{name}, process {os.getpid()}")
+        file.flush()
+        yield
+
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    interrupted = f"{' '.join(arguments)}: interrupted; `dvc repro` goes on"
-    # Before anything else is imported, which takes long enough to press Ctrl-C in.
-    signals.end_at_once(interrupted)
-    from stages.transfer import launcher
-
-    signals.leave(launcher.main(arguments, interrupted))
+    sys.exit(main(sys.argv[1:]))

@@ -1,19 +1,20 @@
 """Stage 2: fetch the backbone's ImageNet weights, so that nothing after needs a network."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.transfer import backbones, hdf5, places, weights_file
-from stages.transfer.applications import APPLICATIONS
-from stages.transfer.determinism import make_deterministic
-from stages.transfer.errors import PipelineError
-from stages.transfer.files import digest
-from stages.transfer.paths import WEIGHTS
+from stages.data import sources
+from stages.environment import set_up
+from stages.errors import PipelineError
+from stages.files import digest
+from stages.nets.applications import APPLICATIONS
+from stages.nets.pretrained import official_weights, original
+from stages.nets.saved_model import save_weights
+from stages.paths import WEIGHTS
 
 if TYPE_CHECKING:
-    from stages.transfer.params import Params
+    from stages.params import Backbone, Params
 
 
 def main(params: "Params") -> None:
@@ -22,50 +23,56 @@ def main(params: "Params") -> None:
     They are loaded into the application and saved again, so that a file that does not fit is found
     here, and what comes after need not know the two formats that such files come in.
     """
-    make_deterministic(0)
-    name, image_size = params.backbone.name, params.backbone.image_size
-    if params.backbone.weights == "random":
-        hdf5.save_weights(backbones.original(name, image_size), WEIGHTS)
-        print(f"{name}: random weights, good for nothing but trying the pipeline")
-        return
-
-    if params.backbone.weights != "imagenet":
-        given = places.from_project(Path(os.path.expanduser(params.backbone.weights)))
+    set_up(0)
+    settings = params.backbone
+    if settings.weights == "random":
+        print(f"{settings.name}: random weights, good for nothing but trying the pipeline")
+        save_weights(original(settings.name, settings.image_size), WEIGHTS)
+    elif settings.weights == "imagenet":
+        weights = fetched(settings)
+        load_and_save(weights, settings)
+        weights.unlink()
+    else:
+        given = sources.from_project(Path(os.path.expanduser(settings.weights)))
         if not given.is_file():
-            what = "is no file" if given.exists() else "there is no such file"
             raise PipelineError(
-                f"backbone.weights = {params.backbone.weights!r}: {what}; expected imagenet, "
-                "random or the path of a weights file"
+                f"backbone.weights = {settings.weights!r}: there is no such file; expected "
+                "imagenet, random or the path of a weights file"
             )
-        weights_file.check(given)
-        hdf5.save_weights(backbones.original(name, image_size, given), WEIGHTS)
-        print(f"{name}: {given}, sha256 {digest(given)}")
-        return
+        print(f"{settings.name}: {given}, sha256 {digest(given)}")
+        load_and_save(given, settings)
 
-    accepted = params.backbone.sha256
-    official = backbones.official_weights(name, image_size)
+
+def load_and_save(weights: Path, settings: "Backbone") -> None:
+    """Write the stage's output from a weights file in one of Keras's formats."""
+    save_weights(original(settings.name, settings.image_size, weights), WEIGHTS)
+
+
+def fetched(settings: "Backbone") -> Path:
+    """Fetch the application's ImageNet weights; return the file, which lies beside the output."""
+    official = official_weights(settings.name, settings.image_size)
 
     def accept(path: Path, found: str, place: str) -> str | None:
-        if found in accepted:
+        if found in settings.sha256:
             return None
         if official.hash:
             algorithm = "md5" if len(official.hash) == 32 else "sha256"
             if digest(path, algorithm) == official.hash:
                 return None
-            return f"{algorithm} is not Keras's own {official.hash}, sha256 {found} is not accepted"
-        if place == official.url:
+        elif place == official.url:
             print(f"{official.name}: Keras has no hash for it; sha256 {found} is not pinned")
             return None
-        return f"sha256 is {found}, expected one of backbone.sha256 in params.yaml"
+        keras_hash = f", nor Keras's own {official.hash}" if official.hash else ""
+        return (
+            f"sha256 is {found}, none of backbone.sha256 in params.yaml{keras_hash}; if you trust "
+            f"the file for {settings.name}, add its digest there"
+        )
 
     names = [official.name]
-    module = APPLICATIONS[name].module
+    module = APPLICATIONS[settings.name].module
     if sum(application.module == module for application in APPLICATIONS.values()) == 1:
         names.append(f"{module}_notop.weights.h5")  # where it can mean only this application
-    with tempfile.TemporaryDirectory() as folder:
-        fetched = Path(folder, official.name)
-        place = places.fetch([*places.mirror_places(names), official.url], fetched, accept)
-        # Keras tells the format by the name that the file had where it came from.
-        fetched = fetched.rename(fetched.with_name(Path(place).name))
-        weights_file.check(fetched)
-        hdf5.save_weights(backbones.original(name, image_size, fetched), WEIGHTS)
+    weights = WEIGHTS.with_name(official.name)
+    place = sources.fetch(names, official.url, weights, accept)
+    # Keras tells the format by the name that the file had where it came from.
+    return weights.rename(weights.with_name(Path(place).name))

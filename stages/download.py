@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.transfer import places
-from stages.transfer.paths import ARCHIVE
+from stages.data import sources
+from stages.paths import ARCHIVE
 
 if TYPE_CHECKING:
-    from stages.transfer.params import Params
+    from stages.params import Params
 
 # Alex Krizhevsky's page, https://www.cs.toronto.edu/~kriz/cifar.html, "python version".
-URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",)
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
 def main(params: "Params") -> None:
@@ -22,4 +22,4 @@ def main(params: "Params") -> None:
             return None
         return f"sha256 is {found}, expected one of download.sha256 in params.yaml"
 
-    places.fetch([*places.mirror_places([ARCHIVE.name]), *URLS], ARCHIVE, accept)
+    sources.fetch([ARCHIVE.name], URL, ARCHIVE, accept)

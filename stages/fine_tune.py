@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from stages.transfer import activations, backbones, batch_norm, classifier, parts, recipe, training
-from stages.transfer.batches import Batches
-from stages.transfer.checkpoints import Checkpoints, fingerprint
-from stages.transfer.dataset import arrays
-from stages.transfer.determinism import make_deterministic
-from stages.transfer.paths import (
+from stages.data import activations
+from stages.environment import set_up
+from stages.files import read_arrays
+from stages.nets import saved_model
+from stages.nets.backbone import Backbone
+from stages.nets.head import load_head, new_head, with_head
+from stages.paths import (
+    CHECKPOINT,
     DATASET,
     FINE_TUNE_CURVE,
     HEAD,
@@ -16,47 +18,47 @@ from stages.transfer.paths import (
     dev_features,
     train_view,
 )
+from stages.training import fit, recipe
+from stages.training.batches import Batches
+from stages.training.checkpoint import Checkpoint, fingerprint
 
 if TYPE_CHECKING:
-    from stages.transfer.params import Params
-
-RE_ESTIMATION = 10_000  # images, so that the averages are over many batches
+    from stages.params import Params
 
 
 def main(params: "Params") -> None:
     """Write cifar10.h5 (raw images in, probabilities out, compiled) and the learning curve."""
-    own = params.fine_tune
-    make_deterministic(own.seed)
-    name, image_size = params.backbone.name, params.backbone.image_size
-    net = backbones.build(name, image_size, WEIGHTS)
-    suffix = parts.trained_part(net, name, image_size, params.backbone.cut)
-
-    y_train, y_dev, names = arrays(DATASET, "y_train", "y_dev", "class_names")
-    classes = len(names)
-    trained = batch_norm.for_training(suffix, own.batch_norm, own.batch_norm_momentum)
-    model = classifier.trainable_part(trained, classes, own.dropout)
-    head = model.get_layer("logits")
-    classifier.load_head(HEAD, head)
-
+    settings = params.fine_tune
+    set_up(settings.seed)
+    y_train, y_dev, names = read_arrays(DATASET, "y_train", "y_dev", "class_names")
     views = [activations.load(train_view(number)) for number in range(params.features.views)]
-    train = Batches(views, y_train, classes, own.batch_size, own.seed, own.cutmix_share)
-    dev = Batches([activations.load(dev_features())], y_dev, classes, own.batch_size)
+    train = Batches(
+        views, y_train, len(names), settings.batch_size, settings.seed, settings.cutmix_share
+    )
+    dev = Batches([activations.load(dev_features())], y_dev, len(names), settings.batch_size)
+
+    backbone = Backbone(params.backbone, WEIGHTS)
+    suffix = backbone.trainable_suffix(settings.batch_norm, settings.batch_norm_momentum)
+    head = new_head(len(names))
+    model = with_head(suffix, head, settings.dropout)
+    load_head(HEAD, head)
+    steps = settings.epochs * len(train)
     model.compile(
-        recipe.optimizer(own.learning_rate, own.epochs * len(train), own.warmup, own.weight_decay),
-        recipe.loss(own.label_smoothing),
+        recipe.optimizer(settings.learning_rate, steps, settings.warmup, settings.weight_decay),
+        recipe.loss(settings.label_smoothing),
         metrics=["accuracy"],
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
-    checkpoints = Checkpoints("fine_tune", fingerprint("fine_tune", params))
-    result = training.fit(
-        model, train, dev=dev, epochs=own.epochs, key="fine_tune", checkpoints=checkpoints
+    checkpoint = Checkpoint(CHECKPOINT, fingerprint("fine_tune", params))
+    result = fit.fit(
+        model,
+        train,
+        dev=(dev, None),
+        epochs=settings.epochs,
+        key="fine_tune",
+        checkpoint=checkpoint,
     )
-    if own.batch_norm == "re-estimated":
-        plain = Batches(views, y_train, classes, own.batch_size, own.seed)  # no mixed images
-        sample = range(min(len(plain), RE_ESTIMATION // own.batch_size + 1))
-        batch_norm.re_estimate(trained, (plain[i][0] for i in sample))
-    batch_norm.copy_weights(trained, suffix)
-    training.write_curve(result.curve, FINE_TUNE_CURVE)
-    joined = classifier.join(net, name, image_size, head, own.test_time_flip)
-    classifier.save(joined, MODEL)
+    fit.write_curve(result.curve, FINE_TUNE_CURVE)
+    saved_model.save(backbone.join(head, settings.test_time_flip), MODEL)
+    checkpoint.remove()
     print(f"fine-tuned: accuracy on dev {result.dev_accuracy:.4f}, without the mirror image")

@@ -1,14 +1,41 @@
 """Stage 8: fail unless the measured accuracy reaches the gate."""
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
-from stages.transfer.measures import verdict
-from stages.transfer.paths import METRICS
+from stages.errors import PipelineError
+from stages.paths import METRICS
 
 if TYPE_CHECKING:
-    from stages.transfer.params import Params
+    from stages.params import Params
 
 
 def main(params: "Params") -> None:
-    """Print the verdict on metrics.json; raise PipelineError if it is not passed."""
-    print(verdict(METRICS, params.gate.minimum))
+    """Compare val_accuracy in metrics.json with gate.minimum.
+
+    Raises:
+        PipelineError: it is below, or there is no such number. Anything but a clear pass fails.
+    """
+    try:
+        content = METRICS.read_text(encoding="utf-8")
+        measured = json.loads(content, object_pairs_hook=_each_key_once)["val_accuracy"]
+        if isinstance(measured, bool) or not 0 <= measured <= 1:  # NaN too
+            raise ValueError(f"val_accuracy is {measured!r:.80}")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise PipelineError(
+            f"gate: FAILED, {METRICS}: expected val_accuracy, a number from 0 to 1, got "
+            f"{error!r:.200}; run `dvc repro evaluate`"
+        ) from error
+    minimum = params.gate.minimum
+    if not measured >= minimum:
+        raise PipelineError(
+            f"gate: FAILED, val_accuracy {measured:.4f} is below gate.minimum {minimum}"
+        )
+    print(f"gate: passed, val_accuracy {measured:.4f} reaches gate.minimum {minimum}")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object. Of a key that is there twice, either value could be the measured one."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)

@@ -3,13 +3,15 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from stages.transfer import cifar10
-from stages.transfer.files import replacing
-from stages.transfer.paths import ARCHIVE, DATASET
+from stages.data import archive
+from stages.errors import PipelineError
+from stages.files import replacing
+from stages.paths import ARCHIVE, DATASET
 
 if TYPE_CHECKING:
-    from stages.transfer.params import Params
+    from stages.params import Params
 
 
 def main(params: "Params") -> None:
@@ -19,8 +21,8 @@ def main(params: "Params") -> None:
     class_names: str (10,). Train and dev divide the archive's training images; test is in the
     archive's order.
     """
-    data = cifar10.read(ARCHIVE)
-    train, dev = cifar10.stratified_split(
+    data = archive.read(ARCHIVE)
+    train, dev = stratified_split(
         data.y_train, params.preprocess.dev_fraction, params.preprocess.seed
     )
     with replacing(DATASET) as partial:
@@ -35,3 +37,33 @@ def main(params: "Params") -> None:
             class_names=np.array(data.class_names),
         )
     print(f"{DATASET}: {len(train)} train, {len(dev)} dev, {len(data.y_test)} test images")
+
+
+def stratified_split(
+    labels: archive.Labels, dev_fraction: float, seed: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Divide indices into train and dev, each class in the same proportion.
+
+    Args:
+        labels: (n,) class of each image.
+        dev_fraction: share of each class that goes to dev, in (0, 1); rounded to whole images.
+        seed: of the random choice.
+
+    Returns:
+        Indices of train and of dev, each ascending; together they are 0 to n-1.
+
+    Raises:
+        PipelineError: a class would be empty in one of the two.
+    """
+    rng = np.random.default_rng(seed)
+    is_dev = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = round(len(members) * dev_fraction)
+        if not 0 < count < len(members):
+            raise PipelineError(
+                f"preprocess.dev_fraction = {dev_fraction}: leaves {count} of the {len(members)} "
+                f"images of class {label} for dev, expected at least 1 in dev and 1 in train"
+            )
+        is_dev[rng.choice(members, count, replace=False)] = True
+    return np.flatnonzero(~is_dev), np.flatnonzero(is_dev)

@@ -5,72 +5,52 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from stages.transfer import (
-    activations,
-    backbones,
-    classifier,
-    inference,
-    parts,
-    recipe,
-    storage,
-    training,
-)
-from stages.transfer.dataset import arrays
-from stages.transfer.determinism import make_deterministic
-from stages.transfer.folding import folded
-from stages.transfer.paths import (
-    DATASET,
-    FEATURES,
-    HEAD,
-    HEAD_CURVE,
-    WEIGHTS,
-    dev_features,
-    train_view,
-)
+from stages.data import activations
+from stages.environment import set_up
+from stages.files import read_arrays
+from stages.nets.backbone import Backbone
+from stages.nets.head import new_head, save_head
+from stages.nets.inference import predict
+from stages.paths import DATASET, HEAD, HEAD_CURVE, WEIGHTS, dev_features, train_view
+from stages.training import fit, recipe
 
 if TYPE_CHECKING:
-    from stages.transfer.params import Params
+    from stages.params import Params
 
 
 def main(params: "Params") -> None:
     """Write data/head/head.npz (kernel and bias) and its learning curve."""
-    storage.link_to_cache(FEATURES)
-    own = params.train_head
-    make_deterministic(own.seed)
-    name, image_size = params.backbone.name, params.backbone.image_size
-    net = backbones.build(name, image_size, WEIGHTS)
-    suffix = parts.trained_part(net, name, image_size, params.backbone.cut)
-    frozen = folded(classifier.pooled_features(suffix))
+    settings = params.train_head
+    set_up(settings.seed)
+    frozen = Backbone(params.backbone, WEIGHTS).frozen_suffix()
 
-    y_train, y_dev, names = arrays(DATASET, "y_train", "y_dev", "class_names")
-    classes = len(names)
+    y_train, y_dev, names = read_arrays(DATASET, "y_train", "y_dev", "class_names")
     # The frozen suffix's output is fixed too: once for each image, and the head trains in seconds.
-    count = min(own.images, len(y_train))
-    chosen = np.random.default_rng(own.seed).choice(len(y_train), count, replace=False)
+    count = min(settings.images, len(y_train))
+    chosen = np.random.default_rng(settings.seed).choice(len(y_train), count, replace=False)
     chosen.sort()  # read in the order of the file
-    x, x_dev = (
-        inference.predict(frozen, stored, own.batch_size)
-        for stored in (activations.load(train_view(0))[chosen], activations.load(dev_features()))
-    )
-    one_hot = np.eye(classes, dtype=np.float32)
+    x = predict(frozen, activations.load(train_view(0))[chosen], settings.batch_size)
+    x_dev = predict(frozen, activations.load(dev_features()), settings.batch_size)
+    one_hot = np.eye(len(names), dtype=np.float32)
 
-    model = keras.Sequential([keras.Input(x.shape[1:]), recipe.head(classes)])
-    steps = own.epochs * -(-len(x) // own.batch_size)
+    head = new_head(len(names))
+    model = keras.Sequential([keras.Input(x.shape[1:]), head])
+    steps = settings.epochs * -(-len(x) // settings.batch_size)
     model.compile(
-        recipe.optimizer(own.learning_rate, steps),
+        recipe.optimizer(settings.learning_rate, steps),
         recipe.loss(),
         metrics=["accuracy"],
         jit_compile=False,
     )
-    result = training.fit(
+    result = fit.fit(
         model,
         x,
         one_hot[y_train[chosen]],
         dev=(x_dev, one_hot[y_dev]),
-        epochs=own.epochs,
-        batch_size=own.batch_size,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
         key="train_head",
     )
-    classifier.save_head(model.get_layer("logits"), result.dev_accuracy, HEAD)
-    training.write_curve(result.curve, HEAD_CURVE)
+    save_head(head, result.dev_accuracy, HEAD)
+    fit.write_curve(result.curve, HEAD_CURVE)
     print(f"head alone: accuracy on dev {result.dev_accuracy:.4f}")

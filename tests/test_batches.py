@@ -1,10 +1,11 @@
-"""Batches: each image once an epoch, each view in turn."""
+"""Batches: each image once an epoch, each view in turn, mixed in training only."""
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.transfer.batches import Batches, epoch_order
+from stages.training.batches import Batches, epoch_order
 
 
 @given(
@@ -35,7 +36,6 @@ def numbered_views(count: int, views: int) -> list[np.ndarray]:
     ]
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     count=st.integers(1, 700),
     views=st.integers(1, 4),
@@ -68,13 +68,31 @@ def test_without_a_seed_all_plain_images_come_in_order() -> None:
     assert x.dtype == np.float32
 
 
-def test_epochs_and_seeds_differ() -> None:
-    def epoch(seed: int, number: int) -> list[float]:
-        batches = Batches(numbered_views(500, 1), np.zeros(500, int), 2, 100, seed)
-        for _ in range(number):
-            batches.on_epoch_end()
-        return [value for i in range(len(batches)) for value in batches[i][0][:, 0]]
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_seed_and_epoch_decide_the_order_and_what_is_mixed(share: float) -> None:
+    view = np.arange(500, dtype=np.float16).reshape(-1, 1, 1, 1) * np.ones((6, 6, 1), np.float16)
 
-    assert epoch(1, 0) == epoch(1, 0)
-    assert epoch(1, 0) != epoch(1, 1)
-    assert epoch(1, 0) != epoch(2, 0)
+    def epoch(seed: int, number: int, *, jump: bool = True) -> np.ndarray:
+        batches = Batches([view], np.zeros(500, int), 2, 100, seed, cutmix_share=share)
+        if jump:
+            batches.go_to(number)
+        else:
+            for _ in range(number):
+                batches.on_epoch_end()
+        return np.array([batches[i][0] for i in range(len(batches))])
+
+    first = epoch(1, 0)
+    assert np.any(first != epoch(1, 1))
+    assert np.any(first != epoch(2, 0))
+    np.testing.assert_array_equal(epoch(1, 2), epoch(1, 2, jump=False))
+    assert np.ptp(first, axis=(2, 3, 4)).any() == (share == 1.0)  # more than one value in an image
+
+
+def test_the_share_of_the_batches_is_mixed() -> None:
+    views = numbered_views(40, 1)[0].reshape(40, 1, 2, 1).repeat(8, axis=1)
+    batches = Batches([views], np.arange(40), 40, 8, seed=1, cutmix_share=0.5)
+    mixed = 0
+    for _ in range(40):
+        mixed += sum(bool((batches[i][1].max(axis=1) < 1).any()) for i in range(5))
+        batches.on_epoch_end()
+    assert 60 < mixed < 110  # of 200; a few of those drawn mix nothing, or everything

@@ -1,11 +1,10 @@
-"""CutMix on batches of activations."""
+"""CutMix on a batch of activations."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.transfer.batches import Batches
-from stages.transfer.cutmix import cutmix
+from stages.training.cutmix import cutmix
 
 
 @given(
@@ -36,25 +35,3 @@ def test_the_share_is_spread_evenly() -> None:
     taken = [cutmix(x, y, (i,))[1].min() for i in range(2000)]
     shares = [t for t in taken if t > 0]  # an image that is its own partner shows none
     assert 0.2 < np.mean(shares) < 0.3  # of an even draw folded at a half
-
-
-def test_batches_are_mixed_in_training_only_and_differ_from_epoch_to_epoch() -> None:
-    views = [
-        np.arange(40, dtype=np.float16).reshape(40, 1, 1, 1) * np.ones((1, 6, 6, 1), np.float16)
-    ]
-    labels = np.arange(40) % 10
-    plain = Batches(views, labels, 10, 8)
-    assert all((np.ptp(x, axis=(1, 2, 3)) == 0).all() for x, _ in (plain[i] for i in range(5)))
-    train = Batches(views, labels, 10, 8, seed=1, cutmix_share=1.0)
-    first = [train[i] for i in range(5)]
-    assert any((np.ptp(x, axis=(1, 2, 3)) > 0).any() for x, _ in first)
-    again = Batches(views, labels, 10, 8, seed=1, cutmix_share=1.0)
-    for (x, y), (x2, y2) in zip(first, (again[i] for i in range(5)), strict=True):
-        assert (x == x2).all()
-        assert (y == y2).all()
-    half = Batches(views, labels, 10, 8, seed=1, cutmix_share=0.5)
-    mixed = 0
-    for _ in range(40):
-        mixed += sum(bool((half[i][1].max(axis=1) < 1).any()) for i in range(5))
-        half.on_epoch_end()
-    assert 60 < mixed < 110  # of 200; a few of those drawn mix nothing, or everything

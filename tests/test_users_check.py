@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,13 +30,8 @@ def accuracy_of_the_check(project: Path, folder: Path) -> float:
     shutil.copy(PROJECT / "tests/0-main.py", folder)
     shutil.copy(project / "0-transfer.py", folder)
     shutil.copy(project / "cifar10.h5", folder)
-    run = subprocess.run(
-        [sys.executable, "-c", HAND_IN_THE_IMAGES, str(project / "data/processed/cifar10.npz")],
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+    images = str(project / "data/processed/cifar10.npz")
+    run = Project(folder, folder).run(sys.executable, "-c", HAND_IN_THE_IMAGES, images)
     assert run.returncode == 0, run.stderr
     return float(re.findall(r"accuracy: ([0-9.]+)", run.stdout)[-1])
 

@@ -1,0 +1,71 @@
+"""The last commit in a folder of its own, where the pipeline runs from nothing."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dvc.utils.serialize import modify_yaml
+
+from stages.data.sources import SHARED_MIRROR
+from stages.params import PARAMS
+from stages.paths import ARCHIVE
+
+
+class Clone(NamedTuple):
+    """A clone: its folder, and the environment variables that its commands get."""
+
+    folder: Path
+    variables: Mapping[str, str]
+
+    def run(self, *arguments: str) -> tuple[float, float]:
+        """Run `python -m`; end this process if it fails. Return wall seconds and peak MiB.
+
+        The memory is of one process, whichever of the command and its descendants had most.
+        """
+        command = [sys.executable, "-m", *arguments]
+        start = time.perf_counter()
+        with subprocess.Popen(command, cwd=self.folder, env=self.variables) as process:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"error: python -m {' '.join(arguments)}: failed in a clone, see above")
+        return time.perf_counter() - start, used.ru_maxrss / 1024
+
+
+@contextmanager
+def clone(settings: Mapping[str, Any]) -> Iterator[Clone]:
+    """Clone the last commit, with other values in params.yaml; it is gone after the block.
+
+    DVC has a cache of its own there, and none of the user's settings: results could come from them.
+    """
+    with tempfile.TemporaryDirectory(prefix="cifar10-", ignore_cleanup_errors=True) as root:
+        folder = Path(root, "project")
+        if subprocess.run(["git", "clone", "--quiet", ".", folder], check=False).returncode:
+            sys.exit("error: this works on clones: it needs a Git repository")
+        told = "--format=clone of commit %h, without what is not committed"
+        subprocess.run(["git", "--no-pager", "-C", folder, "log", "-1", told], check=True)
+        (folder / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
+        with modify_yaml(folder / PARAMS) as params:
+            for key, value in settings.items():
+                section, name = key.split(".")
+                params[section][name] = value
+        variables = os.environ | {"MIRROR": mirror()}
+        variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
+        for place in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG"):
+            variables[f"DVC_{place}_DIR"] = f"{root}/dvc"
+        yield Clone(folder, variables)
+
+
+def mirror() -> str:
+    """Return MIRROR as seen from any folder; if unset, where this checkout has its archive from."""
+    given = os.environ.get("MIRROR")
+    for folder in [given] if given else [SHARED_MIRROR, ARCHIVE.parent]:
+        if os.path.isdir(folder):
+            return os.path.abspath(folder)
+    return given or ""

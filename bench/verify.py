@@ -1,0 +1,61 @@
+"""`make verify`: does the last commit leave the same bits twice, from nothing?
+
+Two clones run one after the other, and their dvc.lock, which have the digest of every output,
+decide. What is not as in the committed dvc.lock is only told: that may be of another processor,
+which rounds otherwise. `make verify POINT=fastest` takes other settings and leaves that out.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from bench.clone import clone
+from bench.point import settings
+from stages.paths import ENVIRONMENT
+
+LOCK = "dvc.lock"
+
+
+def main(point: str) -> None:
+    """Run twice and compare; end the process if the two differ."""
+    values = settings(point) if point else {}
+    with clone({}) as project:
+        committed, there = ((project.folder / path).read_text() for path in (LOCK, ENVIRONMENT))
+    (first, here), (second, _) = run(values), run(values)
+    if not point:
+        print(f"verify: not as committed: {differing(first, committed) or 'nothing'}")
+        print(f"verify: the environment here: {here}verify: as committed: {there}", end="")
+    check(first, second)
+
+
+def run(values: Mapping[str, Any]) -> tuple[str, str]:
+    """Run the pipeline, with some values in params.yaml; return its dvc.lock and environment."""
+    with clone(values) as project:
+        (project.folder / LOCK).unlink()  # all that it says in the end is of this run
+        project.run("stages", "check")
+        project.run("dvc", "repro")
+        return (project.folder / LOCK).read_text(), (project.folder / ENVIRONMENT).read_text()
+
+
+def check(first: str, second: str) -> None:
+    """Say that two dvc.lock are the same; end the process if they are not."""
+    if first != second:
+        sys.exit(f"error: verify: FAILED, two runs differ: {differing(first, second)}")
+    print("verify: passed, two runs have left the same dvc.lock")
+
+
+def differing(first: str, second: str) -> str:
+    """Return the outputs whose digests two dvc.lock do not share."""
+    return ", ".join(sorted({path for path, _ in digests(first) ^ digests(second)}))
+
+
+def digests(lock: str) -> set[tuple[str, str]]:
+    """Return each output in the text of a dvc.lock with its digest."""
+    stages = yaml.safe_load(lock)["stages"].values()
+    return {(out["path"], out["md5"]) for stage in stages for out in stage.get("outs", [])}
+
+
+if __name__ == "__main__":
+    main("".join(sys.argv[1:]))

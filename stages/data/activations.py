@@ -1,0 +1,62 @@
+"""Activations at the cut: computed once, stored as float16."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from stages.errors import PipelineError
+from stages.files import reading
+
+if TYPE_CHECKING:
+    from stages.data.views import View
+
+Activations = npt.NDArray[np.float16]
+
+
+def compute(prefix: keras.Model, images: "npt.NDArray | View", path: Path, batch_size: int) -> None:
+    """Run images through a frozen model and store what comes out.
+
+    Args:
+        prefix: takes `images`; used in inference mode.
+        images: (n, ...) as the prefix takes them; read in slices.
+        path: a .npy file to write: float16 (n, *prefix.output_shape[1:]).
+        batch_size: images at a time.
+
+    Raises:
+        PipelineError: one is beyond float16's range (65,504).
+        OSError: they do not fit on the disk.
+    """
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)),
+        "fortran_order": False,
+        "shape": (len(images), *prefix.output_shape[1:]),
+    }
+    progress = tqdm(total=len(images), unit="image", desc=path.stem, mininterval=2, disable=None)
+    # Written, not mapped: a full disk is then an exception, and not a signal that kills.
+    with path.open("wb") as file, progress, np.errstate(over="ignore"):
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(images), batch_size):
+            batch = prefix.predict_on_batch(images[start : start + batch_size])
+            stored = batch.astype(np.float16)
+            if not np.isfinite(stored).all():
+                raise PipelineError(
+                    f"{path.stem}: an activation of {np.abs(batch).max():.3g} does not fit float16 "
+                    "(65504 at the most); choose another backbone.cut"
+                )
+            file.write(stored.data)
+            progress.update(len(batch))
+    print(f"{path.stem}: {len(images)} images, {path.stat().st_size / 2**20:.0f} MiB", flush=True)
+
+
+def load(path: Path) -> Activations:
+    """Map a file written by `compute`; nothing is read until it is used.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
+    with reading(path):
+        return np.load(path, mmap_mode="r")

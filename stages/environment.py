@@ -1,0 +1,66 @@
+"""The environment: what the bits of a result depend on beside code, settings and data."""
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Instruction sets by which kernels are chosen, each with its own order of adding and rounding.
+INSTRUCTION_SETS = ("avx", "amx", "fma", "f16c", "sse4", "asimd", "sve", "bf16", "i8mm")
+# Environment variables that choose how TensorFlow, oneDNN and NumPy compute begin so.
+VARIABLES = (
+    *("TF_CPU_", "TF_ENABLE_", "TF_NUM_", "TF_SET_", "TF_XLA_", "XLA_"),
+    *("ONEDNN_", "DNNL_", "OMP_", "NPY_", "CUDA_"),
+)
+
+
+def set_up(seed: int) -> None:
+    """Hold this process to the same bits in every run, and print what it runs on.
+
+    Seeds Python, NumPy and TensorFlow, and lets TensorFlow use only reproducible operations. The
+    same machine then gives the same bits; another processor may round otherwise.
+    """
+    # A user's ~/.keras/keras.json may say otherwise.
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    print(json.dumps(description()), flush=True)
+
+
+def description() -> dict[str, Any]:
+    """Return the environment of this process, the same in every run on the same machine.
+
+    Returns:
+        Versions of Python and of the packages that compute; the system; the processor's model and
+        the instruction sets that matter for rounding; how many processors this process may use;
+        the environment variables that choose how it computes.
+    """
+    processor = _first_processor()
+    flags = (processor.get("flags") or processor.get("Features") or "").split()
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+        "system": platform.platform(),
+        "processor": processor.get("model name") or platform.processor() or platform.machine(),
+        "processors": len(affinity(0)) if affinity else os.cpu_count(),
+        "instructions": " ".join(sorted(f for f in flags if f.startswith(INSTRUCTION_SETS))),
+        **{name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
+    }
+
+
+def _first_processor() -> dict[str, str]:
+    """Return what Linux tells of its first processor, {} elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

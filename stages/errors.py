@@ -1,0 +1,21 @@
+"""The one exception that stands for a user's mistake, and what other exceptions say."""
+
+REASON_LIMIT = 300  # characters
+
+
+class PipelineError(Exception):
+    """Something that the person at the keyboard can put right.
+
+    The message is one line: the value received, what was expected, what to do next. `__main__`
+    prints it without a traceback and exits non-zero; any other exception is a defect of this
+    project and keeps its traceback.
+    """
+
+
+def reason(error: Exception) -> str:
+    """Return what a library's exception says in its first line, or its type if it says nothing.
+
+    It may quote a file: what would steer a terminal is left out.
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return "".join(filter(str.isprintable, line))[:REASON_LIMIT]

@@ -1,0 +1,85 @@
+"""BatchNormalization while fine-tuning: frozen or adapting, and computed as one operation.
+
+ImageNet nets keep 0.99 or more of their moving averages a step. After a short training these still
+describe ImageNet while the weights have moved on, and inference falls far below training.
+
+Keras computes BatchNormalization from a dozen elementary operations, a third of a training step on
+a CPU (measured on MobileNetV2's suffix: 1.28 times the images a second with TensorFlow's fused
+operation, median of three alternating runs on 2 cores). The net that is saved keeps Keras's layers.
+"""
+
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+# frozen: the averages and the scales of ImageNet stay, also while training.
+# adapting: batches are normalised by their own statistics, and the averages follow them.
+Mode = Literal["frozen", "adapting"]
+
+
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras's BatchNormalization, its training step computed by TensorFlow's fused operation."""
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Normalise (n, h, w, channels) by the batch if training, else by the moving averages."""
+        if not (training and self.trainable) or inputs.shape.rank != 4 or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
+        channels = inputs.shape[-1]
+        step = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma if self.scale else tf.ones([channels]),
+            offset=self.beta if self.center else tf.zeros([channels]),
+            mean=tf.zeros([0]),
+            variance=tf.zeros([0]),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        # The operation divides by n - 1, Keras by n.
+        n = tf.cast(tf.size(inputs) / channels, tf.float32)
+        variance = step.batch_variance * (n - 1) / n
+        kept = self.momentum
+        self.moving_mean.assign(self.moving_mean * kept + step.batch_mean * (1 - kept))
+        self.moving_variance.assign(self.moving_variance * kept + variance * (1 - kept))
+        return step.y
+
+
+def for_training(model: keras.Model, mode: Mode, momentum: float) -> keras.Model:
+    """Return a model to be trained in the place of another, whose layers it shares.
+
+    Only its BatchNormalization layers are its own: fused, frozen if asked. They are frozen as
+    layers, because Keras 3.15 ignores `base(x, training=False)` in a model that `fit` trains.
+
+    Args:
+        model: a functional model, nested ones in it allowed.
+        mode: what its BatchNormalization does.
+        momentum: share of the old moving average that a step keeps, in [0, 1).
+
+    Returns:
+        A model with the same weights: `copy_weights(trained, model)` brings back what training it
+        has changed.
+    """
+
+    def own(operation: Any) -> Any:
+        if not isinstance(operation, keras.layers.BatchNormalization):
+            return operation
+        config = {"momentum": momentum, "trainable": mode != "frozen"}
+        return FusedBatchNormalization.from_config(operation.get_config() | config)
+
+    trained = keras.models.clone_model(model, clone_function=own, recursive=True)
+    copy_weights(model, trained)
+    return trained
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copy the weights of each layer to the layer of the same name, in nested models too."""
+    own = {layer.name: layer for layer in _layers(target)}
+    for layer in _layers(source):
+        if layer.weights and own[layer.name] is not layer:
+            own[layer.name].set_weights(layer.get_weights())
+
+
+def _layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return [x for x in model._flatten_layers(include_self=False) if not isinstance(x, keras.Model)]

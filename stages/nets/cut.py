@@ -1,0 +1,169 @@
+"""Cut points: where a backbone can be split into a frozen prefix and a trainable suffix.
+
+A cut point is an operation whose output is the only live tensor: everything that comes after is
+computed from that tensor alone. They are found from the graph of operations, because some
+residual additions (ConvNeXt's, say) are operations of the graph but not layers of the model.
+"""
+
+import difflib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from stages.errors import PipelineError
+
+# The share of the forward pass that "auto" freezes. In MobileNetV2 it gives block_5_add at every
+# image size, chosen among cuts on dev (docs/experiments.md). Within a window below the share the
+# cut point with the smallest output is taken, because that is what is stored for each image.
+AUTO = 0.4
+WINDOW = 0.1
+
+
+def nodes_in_order(net: keras.Model) -> list[Any]:
+    """Return the nodes of a functional net's graph, from input to output."""
+    depths = sorted(net._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in net._nodes_by_depth[depth]]
+
+
+def cut_points(net: keras.Model) -> list[str]:
+    """Return the names of all cut points of a functional net, from input to output.
+
+    In any topological order of the operations, what is before a cut point feeds it and what is
+    after reads it, so one sweep that counts the live tensors finds every cut point.
+
+    Args:
+        net: a functional Keras model with one input and one output, no layer used twice in it.
+
+    Returns:
+        Names of operations, in topological order; the input is left out, the output is included.
+    """
+    nodes = nodes_in_order(net)
+    unread = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
+    unread[id(net.output)] += 1  # by whoever calls the net
+
+    live: set[int] = set()
+    names = []
+    for node in nodes:
+        unread.subtract(id(tensor) for tensor in node.input_tensors)
+        made = {id(tensor) for tensor in node.outputs}
+        live = {tensor for tensor in live | made if unread[tensor]}
+        if live == made and len(made) == 1 and not node.is_input:
+            names.append(node.operation.name)
+    return names
+
+
+def frozen_share(net: keras.Model) -> dict[str, float]:
+    """Return for each cut point the share of the forward pass's multiplications up to it.
+
+    Maps are counted as `unrounded` has them, so that the shares are the same at every image size.
+
+    Args:
+        net: a functional Keras model as `cut_points` takes it.
+
+    Returns:
+        The cut points in topological order, each with a share in [0, 1].
+    """
+    points = set(cut_points(net))
+    costs = {o.name: multiplications(o, net.input_shape) for o in net.operations}
+    total = sum(costs.values()) or 1
+    so_far = itertools.accumulate(costs.values())
+    return {name: cost / total for name, cost in zip(costs, so_far, strict=True) if name in points}
+
+
+def multiplications(operation: keras.Operation, input_shape: tuple[int | None, ...]) -> float:
+    """Return how many multiplications an operation does for one image with its kernels.
+
+    A kernel (all weights but biases, scales and averages, which are vectors) is applied at each
+    position of the output. Attention, pooling and activations are not counted.
+
+    Args:
+        operation: of a net.
+        input_shape: of that net's images, (None, height, width, channels).
+    """
+    if not isinstance(operation, keras.layers.Layer) or isinstance(operation.output, list):
+        return 0
+    positions = math.prod(unrounded(operation.output.shape, input_shape)[:-1])
+    return positions * sum(math.prod(w.shape) for w in operation.weights if len(w.shape) > 1)
+
+
+def unrounded(shape: Sequence[int | None], input_shape: Sequence[int | None]) -> list[float]:
+    """Return the shape of an image's map as it would be if no stride had rounded its sides up.
+
+    The sides become the image's, divided by the nearest power of two: at 112 px a map of 4x4,
+    three strides after 28x28, counts as 3.5x3.5. With the sides as they are, the last layers would
+    weigh more at 80 and 112 px than at 96, and a share would mean another cut point there.
+
+    Args:
+        shape: of an operation's output, (None, ...).
+        input_shape: of the net's images, (None, height, width, channels).
+
+    Returns:
+        The shape without its first axis.
+    """
+    own = [float(side or 1) for side in shape[1:]]
+    if len(shape) != 4 or len(input_shape) != 4:
+        return own
+    for axis, image in enumerate(input_shape[1:3]):
+        if image and own[axis] > 1:
+            own[axis] = image / 2 ** round(math.log2(image / own[axis]))
+    return own
+
+
+def choose(net: keras.Model, cut: str | float) -> str:
+    """Return the name of the cut point that a setting of `backbone.cut` means.
+
+    Args:
+        net: a functional Keras model as `cut_points` takes it.
+        cut: the name of a cut point; "all", the output; a share in [0, 1] of the forward pass that
+            is to be frozen at the most; or "auto", the share `AUTO`. Of the cut points within
+            `WINDOW` below the share the one with the fewest activations is taken, of equals the
+            last; where there is none, the nearest before; before all of them, the first.
+
+    Raises:
+        PipelineError: `cut` names no cut point of the net.
+    """
+    shares = frozen_share(net)
+    points = list(shares)
+    if cut == "all":
+        return points[-1]
+    if cut == "auto":
+        cut = AUTO
+    if isinstance(cut, str):
+        if cut not in points:
+            near = difflib.get_close_matches(cut, points, 4, cutoff=0.0)
+            raise PipelineError(
+                f"backbone.cut = {cut!r} is no cut point of {net.name}; "
+                f"nearest: {', '.join(near)} (or auto, none, all, a share)"
+            )
+        return cut
+    size = {
+        o.name: math.prod(unrounded(o.output.shape, net.input_shape))
+        for o in net.operations
+        if o.name in shares
+    }
+    below = [name for name in points if shares[name] <= cut] or points[:1]
+    window = [name for name in below if shares[name] >= cut - WINDOW] or below[-1:]
+    return min(reversed(window), key=lambda name: size[name])
+
+
+def split(net: keras.Model, cut: str) -> tuple[keras.Model, keras.Model]:
+    """Split a net at a cut point. The two parts share their layers and weights with the net.
+
+    Args:
+        net: a functional Keras model with one input and one output.
+        cut: the name of a cut point, as `choose` returns it.
+
+    Returns:
+        prefix, from the net's input to the cut, and suffix, from the cut to the net's output:
+        `suffix(prefix(x))` equals `net(x)`.
+    """
+    at_cut = next(op for op in net.operations if op.name == cut).output
+    prefix = keras.Model(net.input, at_cut, name="prefix")
+    if at_cut is net.output:  # all of it is frozen; Keras builds no model without an operation
+        unchanged = keras.Input(net.output_shape[1:])
+        return prefix, keras.Model(unchanged, keras.layers.Identity()(unchanged), name="suffix")
+    return prefix, keras.Model(at_cut, net.output, name="suffix")

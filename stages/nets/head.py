@@ -1,0 +1,57 @@
+"""The head: the new last layer, from pooled features to a logit for each class."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from stages.files import read_arrays, reading, replacing
+
+
+def new_head(classes: int) -> keras.layers.Dense:
+    """Return a head that starts at zero: all classes equally likely, whatever the features' scale.
+
+    As in Kolesnikov et al. 2020 (https://arxiv.org/abs/1912.11370).
+    """
+    return keras.layers.Dense(classes, kernel_initializer="zeros", name="logits")
+
+
+def with_head(suffix: keras.Model, head: keras.layers.Dense, dropout: float) -> keras.Model:
+    """Put pooling, dropout and a head on a suffix.
+
+    Args:
+        suffix: from the activations at the cut to the backbone's last feature map.
+        head: from `new_head`.
+        dropout: share of the pooled features that a training step leaves out, in [0, 1).
+
+    Returns:
+        A functional model, activations -> logits (n, classes). It shares the suffix's weights.
+    """
+    activations = keras.Input(suffix.input_shape[1:], name="activations")
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(suffix(activations))
+    dropped = keras.layers.Dropout(dropout, name="dropout")(pooled)
+    return keras.Model(activations, head(dropped))
+
+
+def save_head(head: keras.layers.Dense, dev_accuracy: float, path: Path) -> None:
+    """Save a head as .npz: float32 kernel (channels, classes) and bias (classes,).
+
+    Args:
+        head: a trained head.
+        dev_accuracy: its accuracy on dev, in [0, 1], kept with it.
+        path: the .npz file.
+    """
+    kernel, bias = head.get_weights()
+    with replacing(path) as partial:
+        np.savez(partial, kernel=kernel, bias=bias, dev_accuracy=dev_accuracy)
+
+
+def load_head(path: Path, head: keras.layers.Dense) -> None:
+    """Set the weights of a head that is part of a model from `save_head`'s file.
+
+    Raises:
+        PipelineError: the file is damaged, or its shapes are not the head's.
+    """
+    weights = read_arrays(path, "kernel", "bias")
+    with reading(path):
+        head.set_weights(weights)

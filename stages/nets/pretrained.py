@@ -1,0 +1,122 @@
+"""An application from `keras.applications` without its top, and its weights."""
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import keras
+import numpy as np
+from keras.src.utils import file_utils, naming
+
+from stages.errors import PipelineError, reason
+from stages.nets.builtin_layers import rewritten
+
+SUFFIXES = (".h5", ".hdf5")  # for other names Keras opens archives, and folders of files
+
+
+class WeightsFile(NamedTuple):
+    """The file that Keras would download for an application.
+
+    Attributes:
+        name: its file name in Keras's own cache.
+        url: where Keras gets it.
+        hash: the MD5 or SHA-256 that Keras checks, or None where Keras checks nothing.
+    """
+
+    name: str
+    url: str
+    hash: str | None
+
+
+def build(name: str, image_size: int, weights: Path | None = None) -> keras.Model:
+    """Build an application without its top, of built-in layers only, always with the same names.
+
+    Takes, gives and raises what `original` does; the parts that an .h5 would not load are replaced.
+    """
+    return rewritten(original(name, image_size, weights))
+
+
+def original(name: str, image_size: int, weights: Path | None = None) -> keras.Model:
+    """Build an application without its top as Keras has it, which weights files are made for.
+
+    Args:
+        name: a key of `APPLICATIONS`.
+        image_size: side of the square input, in pixels.
+        weights: a weights file for this application without its top, in the format that its name
+            tells Keras (.weights.h5, or .h5 as Keras publishes them); None leaves it random.
+
+    Returns:
+        A functional model: float32 (n, image_size, image_size, 3) -> float32 (n, h, w, channels).
+
+    Raises:
+        PipelineError: the file holds no weights for this application, or one that is no number.
+        FileNotFoundError: there is no such file.
+    """
+    naming.reset_uids()  # else names like conv2d_12 depend on what the process has built before
+    with (
+        # Only for its ImageNet weights does Keras give EfficientNet the scaling that they expect.
+        mock.patch.object(file_utils, "get_file"),
+        mock.patch.object(keras.Model, "load_weights"),
+    ):
+        net = _construct(name, image_size)
+    if weights is not None:
+        _load(net, name, weights)
+    return net
+
+
+def official_weights(name: str, image_size: int) -> WeightsFile:
+    """Return the ImageNet weights file that Keras would download, without downloading it.
+
+    Keras decides name, address and hash inside each constructor (MobileNetV2 has a file for each
+    of five sizes), so the constructor is asked: its download is replaced by one that stops.
+    """
+
+    class Asked(Exception):  # noqa: N818 - a message to the caller below, not an error
+        pass
+
+    def get_file(fname: str, origin: str, *_: object, **options: str | None) -> None:
+        asked = options.get("file_hash") or options.get("md5_hash")
+        raise Asked(WeightsFile(fname, origin, asked))
+
+    with mock.patch.object(file_utils, "get_file", get_file):
+        try:
+            _construct(name, image_size)
+        except Asked as answer:
+            return answer.args[0]
+    raise AssertionError(f"keras.applications.{name} has asked for no weights")
+
+
+def _construct(name: str, image_size: int) -> keras.Model:
+    shape = (image_size, image_size, 3)
+    with warnings.catch_warnings(action="ignore"):  # that it takes weights of another size
+        return getattr(keras.applications, name)(
+            include_top=False, weights="imagenet", input_shape=shape
+        )
+
+
+def _load(net: keras.Model, name: str, weights: Path) -> None:
+    """Load weights, and say in one line why they are not those of the net."""
+    if not weights.name.endswith(SUFFIXES):
+        raise PipelineError(f"{weights}: expected a name that ends in .weights.h5 or .h5")
+    if not weights.exists():
+        raise FileNotFoundError(2, "No such file", str(weights))
+    try:
+        with warnings.catch_warnings(), np.errstate(over="ignore"):
+            # Keras only warns where a layer keeps its random weights.
+            warnings.simplefilter("error", UserWarning)
+            # This one is about the layers a second time, and would hide what is wrong with them.
+            warnings.filterwarnings("ignore", "Skipping nested container")
+            net.load_weights(weights)
+    # A damaged file can raise nearly anything; all of it means the same to the reader.
+    except Exception as error:
+        raise PipelineError(
+            f"{weights}: expected the weights of {name} without its top, got: {reason(error)} "
+            "(set backbone.name to the application that the file belongs to, or take another file)"
+        ) from error
+    for weight in net.weights:
+        if not np.isfinite(weight).all():
+            raise PipelineError(
+                f"{weights}: {weight.path} holds NaN or infinity, expected numbers; such "
+                "weights are of a training that failed: take others"
+            )

@@ -1,0 +1,1 @@
+"""How it learns: recipe, batches, loop, checkpoint."""

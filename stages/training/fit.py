@@ -1,0 +1,158 @@
+"""The loop of training: the choice of the best epoch, the learning curve, the checkpoint."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from stages.errors import PipelineError
+from stages.files import replacing
+from stages.training.checkpoint import Checkpoint
+
+CURVE_COLUMNS = ("epoch", "accuracy", "loss", "dev_accuracy", "dev_loss")
+KERAS_NAMES = ("accuracy", "loss", "val_accuracy", "val_loss")  # of the columns but the first
+
+
+class Fit(NamedTuple):
+    """What training gave, the weights aside.
+
+    Attributes:
+        curve: a row for each epoch, the keys of `CURVE_COLUMNS`.
+        dev_accuracy: accuracy on dev of the weights that are kept, in [0, 1].
+    """
+
+    curve: list[dict[str, float]]
+    dev_accuracy: float
+
+
+def fit(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    *,
+    dev: tuple[Any, Any],
+    epochs: int,
+    batch_size: int | None = None,
+    key: str,
+    checkpoint: Checkpoint | None = None,
+) -> Fit:
+    """Train a compiled model and leave it with the weights of the epoch that is best on dev.
+
+    Args:
+        model: compiled with the metric "accuracy".
+        x: inputs (n, ...), or `Batches`.
+        y: one-hot labels (n, classes); None if `x` has them.
+        dev: the same two for the choice among epochs.
+        epochs: how many; 0 trains nothing and only measures.
+        batch_size: images in a batch; None if `x` makes its own.
+        key: section of params.yaml that an error points at.
+        checkpoint: where each epoch leaves what the next one needs, and where training goes on
+            from, to the same bits. Only with `Batches`, which can go to an epoch.
+
+    Raises:
+        PipelineError: the loss is not a finite number.
+    """
+    if not epochs:
+        return Fit([], model.evaluate(*dev, verbose=0, return_dict=True)["accuracy"])
+    create_variables(model)
+    state = TrainingState(model, key, checkpoint)
+    if done := len(state.curve):
+        x.go_to(done)
+        print(f"{key}: goes on after epoch {done} of {epochs}", flush=True)
+    model.fit(
+        x,
+        y,
+        validation_data=dev if y is not None else dev[0],
+        epochs=epochs,
+        initial_epoch=done,
+        batch_size=batch_size,
+        callbacks=[state],
+        shuffle=y is not None,  # `Batches` bring their own order
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    model.set_weights(state.best_weights)
+    return Fit(state.curve, state.best_accuracy)
+
+
+def create_variables(model: keras.Model) -> None:
+    """Create the optimizer's and the metrics' variables of a compiled classifier.
+
+    Keras does so in the first training step, which makes TensorFlow trace that step twice.
+    """
+    model.optimizer.build(model.trainable_variables)
+    one_hot = np.eye(model.output_shape[-1], dtype=np.float32)
+    model.compute_metrics(None, one_hot, one_hot)
+    model.reset_metrics()
+
+
+class TrainingState(keras.callbacks.Callback):
+    """The curve and the best weights so far, and what training needs to go on after an epoch.
+
+    Args:
+        model: compiled, its variables created; brought to the state that is in `checkpoint`.
+        key: section of params.yaml that an error points at.
+        checkpoint: where it is kept; None keeps nothing.
+
+    Attributes:
+        curve: a row for each epoch that is done, the keys of `CURVE_COLUMNS`.
+        best_weights: of the first epoch with the highest accuracy on dev.
+        best_accuracy: that accuracy, in [0, 1].
+    """
+
+    def __init__(self, model: keras.Model, key: str, checkpoint: Checkpoint | None) -> None:
+        super().__init__()
+        self._key = key
+        self._checkpoint = checkpoint
+        self.curve: list[dict[str, float]] = []
+        self.best_weights: list[npt.NDArray] = []
+        self.best_accuracy = -1.0
+        if checkpoint and (saved := checkpoint.load()):
+            for place, variable in enumerate(_variables(model)):
+                variable.assign(saved[f"variable{place}"])
+            self.best_weights = [saved[f"best{place}"] for place in range(len(model.weights))]
+            self.best_accuracy = float(saved["best_accuracy"])
+            self.curve = json.loads(str(saved["curve"]))
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        """Stop at a loss, a mean over the epoch so far, that is not a finite number."""
+        self._check(logs["loss"], f"loss became {logs['loss']} in step {batch + 1}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Note how the epoch was, and keep what the next one needs."""
+        self._check(logs["val_loss"], f"loss on dev is {logs['val_loss']} at the end")
+        values = (epoch + 1, *(float(logs[name]) for name in KERAS_NAMES))
+        self.curve.append(dict(zip(CURVE_COLUMNS, values, strict=True)))
+        if logs["val_accuracy"] > self.best_accuracy:
+            self.best_accuracy = float(logs["val_accuracy"])
+            self.best_weights = self.model.get_weights()
+        if self._checkpoint:
+            arrays = {f"variable{i}": np.asarray(v) for i, v in enumerate(_variables(self.model))}
+            arrays |= {f"best{i}": array for i, array in enumerate(self.best_weights)}
+            arrays["best_accuracy"] = np.array(self.best_accuracy)
+            arrays["curve"] = np.array(json.dumps(self.curve))
+            self._checkpoint.save(arrays)
+
+    def _check(self, loss: float, what: str) -> None:
+        if not np.isfinite(loss):
+            raise PipelineError(
+                f"{self._key}: the {what} of epoch {len(self.curve) + 1}, at a rate of "
+                f"{float(self.model.optimizer.learning_rate):.3g}; lower {self._key}.learning_rate"
+            )
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    """Return all that a step changes: weights, random seeds (of Dropout, say), the optimizer's."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def write_curve(curve: list[dict[str, float]], path: Path) -> None:
+    """Write a learning curve as CSV, for `dvc plots`."""
+    with replacing(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, CURVE_COLUMNS)
+        writer.writeheader()
+        writer.writerows(curve)

@@ -1,1 +1,0 @@
-"""What the stages are made of, named as the field names it."""

@@ -1,1 +1,0 @@
-"""`make bench`: this pipeline, timed beside two other ways."""

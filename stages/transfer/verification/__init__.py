@@ -1,1 +1,0 @@
-"""`make verify`: the pipeline twice from nothing, every output compared with what is committed."""

@@ -1,0 +1,190 @@
+"""The plain scripts: named settings, the plot, the comparison with Keras's guide, `make verify`."""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import yaml
+
+from bench import clone, compare, guide, plot, point, verify
+from stages import params
+from tests.conftest import PROJECT, Project
+
+HEADER = "point,minutes,dev,val_accuracy\n"
+LOCK = """
+schema: '2.0'
+stages:
+  features: {cmd: a, outs: [{path: data/features, md5: 1}]}
+  fine_tune: {cmd: b, outs: [{path: cifar10.h5, md5: 2}, {path: curve.csv, md5: 3}]}
+  gate: {cmd: c}
+"""
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A finished project, which scripts that run in this process take for their own."""
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("MIRROR", project.environment["MIRROR"])
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # it has no bench/ itself
+    return project
+
+
+def run_point(project: Project, name: str) -> tuple[int, str]:
+    run = project.run(sys.executable, "-m", "bench.point", name, PYTHONPATH=str(PROJECT))
+    return run.returncode, run.stdout + run.stderr
+
+
+def test_dvc_takes_over_every_value_of_named_settings(fresh: Project, tmp_path: Path) -> None:
+    project = fresh.copy(tmp_path)
+    (project.folder / "dvc.yaml").write_text("stages: {evaluate: {cmd: 'true'}}\n")
+    project.run("git", "commit", "-qam", "a pipeline that computes nothing")
+    for name in ("accurate", "fastest"):
+        status, said = run_point(project, name)
+        assert status == 0, said
+        now = yaml.safe_load((project.folder / "params.yaml").read_text())
+        for key, value in point.settings(name).items():
+            section, own = key.split(".")
+            assert now[section][own] == value, key
+
+
+def test_an_unknown_name_is_one_line(fresh: Project) -> None:
+    status, said = run_point(fresh, "fast")
+    expected = "error: POINT = 'fast': expected one of default, accurate, quick, fastest\n"
+    assert (status, said) == (1, expected)
+
+
+def drawn(folder: Path, rows: str, gate: float = 0.87) -> bytes:
+    (folder / "table.csv").write_text(HEADER + rows)
+    plot.draw(folder / "table.csv", gate, folder / "plot.svg")
+    return (folder / "plot.svg").read_bytes()
+
+
+def test_the_committed_plot_is_of_the_committed_table(tmp_path: Path) -> None:
+    gate = params.load(PROJECT / params.PARAMS).gate.minimum
+    with mpl.rc_context({"figure.facecolor": "black", "lines.markersize": 20}):  # a user's own
+        plot.draw(PROJECT / "docs/experiments.csv", gate, tmp_path / "plot.svg")
+    committed = (PROJECT / "docs/frontier.svg").read_bytes()
+    assert (tmp_path / "plot.svg").read_bytes() == committed, "make plot"
+
+
+def test_the_plot_has_a_mark_for_what_was_measured(tmp_path: Path) -> None:
+    rows = "slow,10,0.91,0.92\nquick,1,0.89,0.88\nattempt,5,0.9,\n"
+    svg = drawn(tmp_path, rows)
+    texts = re.findall("([^<>]+)</text>", svg.decode())
+    assert {"quick", "slow", "gate 0.87"} < set(texts)
+    assert "attempt" not in texts
+    assert drawn(tmp_path, rows + "attempt,,0.9,\nattempt,3,,\n") == svg  # nothing to draw
+    assert drawn(tmp_path, rows.replace("0.88", "0.89")) != svg
+    assert drawn(tmp_path, rows, gate=0.9) != svg
+    assert b"untested" in drawn(tmp_path, rows + "untested,20,0.92,\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("md5: 2", "md5: 4"), "cifar10.h5"),
+        (("path: curve.csv", "path: other.csv"), "curve.csv, other.csv"),
+        (("1}]", "5}]"), "data/features"),
+    ],
+)
+def test_two_locks_that_differ_end_the_process(change: tuple[str, str], said: str) -> None:
+    other = LOCK.replace(*change)
+    with pytest.raises(SystemExit, match=f"^error: verify: FAILED, two runs differ: {said}$"):
+        verify.check(LOCK, other)
+    with pytest.raises(SystemExit):
+        verify.check(LOCK, LOCK.replace("cmd: c", "cmd: d"))
+    verify.check(LOCK, LOCK)
+
+
+def test_where_a_clone_finds_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project/data/raw").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("MIRROR", raising=False)
+    assert clone.mirror() == str(tmp_path / "project/data/raw")  # it has been downloaded
+    (tmp_path / "shared/mirror").mkdir(parents=True)
+    assert clone.mirror() == str(tmp_path / "shared/mirror")
+    for given, seen in (("data", str(tmp_path / "project/data")), ("http://host", "http://host")):
+        monkeypatch.setenv("MIRROR", given)
+        assert clone.mirror() == seen
+
+
+def test_the_guide_trains_all_but_batch_normalization() -> None:
+    import keras
+
+    net = keras.Sequential(
+        [keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), keras.layers.Flatten()]
+    )
+    model = keras.Sequential([net, keras.layers.Dense(10, activation="softmax")])
+    x = np.random.default_rng(0).random((8, 6, 6, 3))
+    model(x)
+    net.trainable = False
+    guide.unfreeze(net)
+    model.compile("sgd", guide.LOSS, jit_compile=False)
+    before = net.get_weights()
+    model.train_on_batch(x, np.arange(8))
+    kernel, _, *batch_norm = (
+        np.array_equal(*pair) for pair in zip(before, net.get_weights(), strict=True)
+    )
+    assert not kernel
+    assert batch_norm == [True] * 4
+
+
+def test_batches_have_each_image_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guide, "BATCH_SIZE", 4)
+    first, second, *more = guide.batches(9, epochs=2)
+    assert len(more) == 2
+    assert len({*first, *second}) == 8
+    assert not np.array_equal([first, second], more)
+
+
+@pytest.mark.faults
+def test_verify_runs_all_of_it_and_can_fail(
+    here: Project,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    clones = tmp_path_factory.mktemp("clones")
+    monkeypatch.setattr("tempfile.tempdir", str(clones))
+    # A cache that has every result, from which none may come.
+    with (here.folder / ".dvc/config").open("a") as config:
+        config.write(f"[cache]\n    dir = {here.folder / '.dvc/cache'}\n")
+    here.run("git", "commit", "-qam", "a shared cache")
+    same, other = verify.run({}), verify.run({"fine_tune.seed": 2})
+    assert capfd.readouterr().out.count("Running stage") == 2 * len(
+        yaml.safe_load((here.folder / "dvc.yaml").read_text())["stages"]
+    )
+
+    results = [same, same, same, other]
+    monkeypatch.setattr(verify, "run", lambda _: results.pop(0))
+    verify.main("")
+    said = capfd.readouterr().out
+    assert "verify: not as committed: nothing\n" in said
+    assert said.endswith("verify: passed, two runs have left the same dvc.lock\n")
+    with pytest.raises(SystemExit, match=r"two runs differ: cifar10.h5, data/.*fine_tune/curve"):
+        verify.main("")
+    assert not list(clones.iterdir())
+
+
+@pytest.mark.faults
+def test_three_ways_are_measured(here: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    small = {"backbone.name": "MobileNetV2", "backbone.cut": "block_2_add", "fine_tune.epochs": 1}
+    compare.main(small, target=0.0, images=50)
+    with compare.TABLE.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == list(compare.COLUMNS)
+    for _, seconds, accuracy, peak, _ in rows:
+        assert float(seconds) > 1
+        assert 0 <= float(accuracy) <= 1
+        assert 100 < float(peak) < 8_000
+    pipeline, fine_tuning, extraction = (row[-1] for row in rows)
+    assert "from the archive" in pipeline
+    assert "after 0.50 epochs" in fine_tuning  # it stops as soon as the target is reached
+    assert extraction.startswith("seconds derived: 45,000 images")
+    said = capfd.readouterr().out
+    assert said.splitlines()[-5].startswith("| what | seconds |")
+    assert '"processor": ' in said.splitlines()[-7]

@@ -1,0 +1,126 @@
+"""Training: the best epoch is kept, NaN stops it, and where it goes on it ends in the same bits."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from stages.environment import set_up
+from stages.errors import PipelineError
+from stages.nets.head import new_head
+from stages.training import fit, recipe
+from stages.training.batches import Batches
+from stages.training.checkpoint import Checkpoint
+
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(60, 5)).astype(np.float32)
+Y = np.eye(3)[(X[:, 0] > 0).astype(int) + (X[:, 1] > 0)]
+VIEWS = [RNG.normal(size=(300, 4, 4, 3)).astype(np.float16) for _ in range(2)]
+LABELS = (VIEWS[0].mean((1, 2, 3)) > 0).astype(int)
+EPOCHS = 5
+
+
+def small_model(rate: float = 0.1) -> keras.Model:
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8), new_head(3)])
+    optimizer = recipe.optimizer(rate, steps=30)
+    model.compile(optimizer, recipe.loss(), metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def train_small(model: keras.Model, x: np.ndarray = X, **options: Any) -> fit.Fit:
+    defaults = {"dev": (X[:20], Y[:20]), "epochs": 3, "batch_size": 20, "key": "fine_tune"}
+    return fit.fit(model, x, Y, **defaults | options)
+
+
+def test_the_weights_that_stay_are_those_of_the_best_epoch_on_dev() -> None:
+    set_up(5)
+    model = small_model(0.9)  # so high that the dev accuracy goes up and down
+    result = train_small(model, epochs=6)
+    on_dev = [row["dev_accuracy"] for row in result.curve]
+    assert [row["epoch"] for row in result.curve] == [1, 2, 3, 4, 5, 6]
+    assert result.dev_accuracy == max(on_dev)
+    assert on_dev[-1] < max(on_dev)  # else this test would show nothing
+    measured = model.evaluate(X[:20], Y[:20], verbose=0, return_dict=True)["accuracy"]
+    assert measured == result.dev_accuracy
+
+
+def test_no_epochs_train_nothing() -> None:
+    model = small_model()
+    before = model.get_weights()
+    result = train_small(model, epochs=0)
+    assert result.curve == []
+    assert result.dev_accuracy == pytest.approx(Y[:20, 0].mean())  # all logits are zero
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_loss_that_is_no_number_stops_with_a_line() -> None:
+    broken = X.copy()
+    broken[7] = np.nan
+    expected = r"fine_tune: the loss became nan in step [123] of epoch 1, at a rate of 0\.0\d+; low"
+    with pytest.raises(PipelineError, match=expected):
+        train_small(small_model(), broken)
+    expected = "fine_tune: the loss on dev is nan at the end of epoch 1, at a rate of .*; lower"
+    with pytest.raises(PipelineError, match=expected):
+        train_small(small_model(), dev=(broken, Y))
+
+
+def test_a_curve_is_a_table_for_plots(tmp_path: Path) -> None:
+    row = {"epoch": 1, "accuracy": 0.5, "loss": 1.0, "dev_accuracy": 0.25, "dev_loss": 2.0}
+    fit.write_curve([row], tmp_path / "curve.csv")
+    with (tmp_path / "curve.csv").open() as file:
+        (read,) = csv.DictReader(file)
+    assert {name: float(value) for name, value in read.items()} == row
+
+
+class Interrupting(Checkpoint):
+    """Ends training right after an epoch's checkpoint, as a kill would."""
+
+    after = 0
+
+    def save(self, arrays: Any) -> None:
+        super().save(arrays)
+        if len(json.loads(str(arrays["curve"]))) == self.after:
+            raise KeyboardInterrupt
+
+
+def train(checkpoint: Checkpoint | None) -> tuple[list[np.ndarray], fit.Fit]:
+    """Train a net with all that has a state: momentum, averages, dropout, order, CutMix."""
+    set_up(3)
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 3)),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.3),
+            new_head(2),
+        ]
+    )
+    batches = Batches(VIEWS, LABELS, 2, 32, seed=1, cutmix_share=0.5)
+    optimizer = recipe.optimizer(0.03, EPOCHS * len(batches), 0.1, 0.02)
+    model.compile(optimizer, recipe.loss(), metrics=["accuracy"], jit_compile=False)
+    dev = (Batches(VIEWS[:1], LABELS, 2, 32), None)
+    result = fit.fit(model, batches, dev=dev, epochs=EPOCHS, key="fine_tune", checkpoint=checkpoint)
+    return model.get_weights(), result
+
+
+def test_training_that_goes_on_ends_in_the_same_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, result = train(None)
+    assert np.argmax([row["dev_accuracy"] for row in result.curve]) > 0  # the best is not the first
+    for after in (2, EPOCHS):
+        interrupting = Interrupting(tmp_path / "a.npz", f"run {after}")
+        interrupting.after = after
+        with pytest.raises(KeyboardInterrupt):
+            train(interrupting)
+        capsys.readouterr()
+        resumed, again = train(Checkpoint(tmp_path / "a.npz", f"run {after}"))
+        assert f"goes on after epoch {after} of {EPOCHS}" in capsys.readouterr().out
+        assert again == result
+        for a, b in zip(weights, resumed, strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -1,0 +1,91 @@
+"""stages/__main__.py: a mistake is one line, said by whatever Python reads it."""
+
+import ast
+import builtins
+import re
+import venv
+from pathlib import Path
+
+import pytest
+
+from stages.files import digest
+from tests.conftest import PROJECT, Project, one_line
+
+
+def test_an_unknown_stage_is_named(fresh: Project) -> None:
+    expected = "expected check or one of download, backbone, "
+    assert f"error: 'train': {expected}" in one_line(fresh.stage("train"))
+    assert f"error: '': {expected}" in one_line(fresh.stage())
+    assert f"error: 'download check': {expected}" in one_line(fresh.stage("download", "check"))
+
+
+def test_every_stage_checks_the_whole_of_params_yaml_first(fresh: Project, tmp_path: Path) -> None:
+    project = fresh.copy(tmp_path)
+    project.set(gate={"minimun": 0.9})
+    for stage in ("check", "download"):
+        said = one_line(project.stage(stage))
+        assert said == "error: params.yaml: unknown key gate.minimun; nearest: gate.minimum"
+    (project.folder / "params.yaml").unlink()
+    assert one_line(project.stage("gate")) == "error: params.yaml is missing; run `dvc repro`"
+
+
+def test_a_python_without_the_packages_or_with_others_says_so(
+    fresh: Project, tmp_path: Path
+) -> None:
+    project = fresh.copy(tmp_path)
+    venv.create(tmp_path / "bare")  # as Debian's python3, say
+    path = f"{tmp_path / 'bare/bin'}:/usr/bin:/bin"
+    said = one_line(project.stage("gate", PATH=path))
+    assert re.fullmatch(
+        f"error: {tmp_path}/bare/bin/python3 lacks keras [0-9.]+; run `make reproduce`, or "
+        "`source .venv/bin/activate` first",
+        said,
+    )
+    lock = project.folder / "requirements.txt"
+    lock.write_text(re.sub(r"(?m)^tensorflow==\S+", "tensorflow==2.0.1", lock.read_text()))
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
+    said = one_line(project.stage("features", PYTHONPATH=str(tmp_path)))
+    assert re.search(
+        r"has tensorflow [0-9.]+, requirements.txt 2\.0\.1; run `make reproduce`", said
+    )
+
+
+@pytest.mark.parametrize("package", ["pydantic", "keras"])
+def test_a_failing_import_shows_its_own_message(
+    fresh: Project, tmp_path: Path, package: str
+) -> None:
+    (tmp_path / f"{package}.py").write_text("raise ImportError('boom')")
+    said = one_line(fresh.stage("train_head", PYTHONPATH=str(tmp_path)))
+    assert re.fullmatch(r"error: \S+python3: boom; if a package is missing or damaged, .*", said)
+
+
+@pytest.mark.parametrize("name", ["__main__.py", "__init__.py", "errors.py"])
+def test_an_old_python_can_read_what_tells_it_that_it_is_old(name: str) -> None:
+    """Nor may an annotation fail that is evaluated at import."""
+    tree = ast.parse((PROJECT / "stages" / name).read_text(), feature_version=(3, 6))
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+        for annotation in [function.returns, *(argument.annotation for argument in arguments)]:
+            quoted = isinstance(annotation, ast.Constant)
+            assert quoted or (isinstance(annotation, ast.Name) and hasattr(builtins, annotation.id))
+
+
+def state(project: Project) -> dict[Path, str]:
+    """Return the digests of all files at the top and in data, halves of them too."""
+    paths = [*project.folder.glob("*.*"), *project.folder.glob("data/**/*.*")]
+    return {path: digest(path) for path in paths if path.is_file() and path.name != ".lock"}
+
+
+SLOW = ("backbone", "features", "train_head", "fine_tune", "evaluate")
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["download", "preprocess", *(pytest.param(name, marks=pytest.mark.faults) for name in SLOW)],
+)
+def test_a_full_disk_is_one_line_and_nothing_half_written(project: Project, stage: str) -> None:
+    """Files that may not grow beyond 512 bytes stand for the disk."""
+    before = state(project)
+    said = one_line(project.run("sh", "-c", f"ulimit -f 1; exec python3 -m stages {stage}"))
+    assert re.match(r"error: data/\S+: File too large; put that right, then run `dvc repro` ", said)
+    assert state(project) == before

@@ -1,0 +1,40 @@
+"""The recipe: the rate's curve, what is decayed, how labels are smoothed."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.training import recipe
+
+
+@given(peak=st.floats(1e-5, 1), steps=st.integers(2, 1000), warmup=st.floats(0, 0.9))
+def test_the_rate_rises_to_its_peak_and_falls_to_zero(
+    peak: float, steps: int, warmup: float
+) -> None:
+    schedule = recipe.learning_rate(peak, steps, warmup)
+    rising = round(steps * warmup)
+    assert float(schedule(rising)) == pytest.approx(peak, rel=1e-3)
+    assert float(schedule(steps)) == pytest.approx(0, abs=peak * 1e-4)
+    if rising:
+        assert float(schedule(1)) == pytest.approx(peak / rising, rel=1e-3)
+    assert all(0 <= float(schedule(s)) <= peak * 1.001 for s in {0, steps // 3, steps - 1})
+
+
+def test_weights_are_decayed_and_biases_are_not() -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile(recipe.optimizer(0.1, steps=10, weight_decay=0.5), recipe.loss())
+    before = [np.ones((2, 2)), np.ones(2)]
+    model.set_weights(before)
+    model.train_on_batch(np.zeros((4, 2)), np.full((4, 2), 0.5))  # a gradient of zero
+    kernel, bias = model.get_weights()
+    np.testing.assert_allclose(kernel, 1 - 0.1 * 0.5)
+    np.testing.assert_allclose(bias, 1)
+
+
+def test_the_loss_is_cross_entropy_of_logits_with_smoothed_labels() -> None:
+    logits = np.array([[2.0, 0.0, 0.0]])
+    of_class = np.log(np.exp(logits).sum()) - logits[0]  # -log of its probability
+    found = float(recipe.loss(label_smoothing=0.3)(np.array([[1.0, 0, 0]]), logits))
+    assert found == pytest.approx(of_class @ [0.8, 0.1, 0.1], rel=1e-5)

@@ -1,0 +1,103 @@
+"""The saved model: it equals its parts, loads anywhere, and trains on where it is not fixed."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from stages.nets import saved_model
+from stages.nets.head import new_head
+from stages.nets.preprocessing import on_raw_images
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3)).astype(np.float32)
+LOADED = """
+import keras, numpy as np
+model = keras.models.load_model("cifar10.h5")
+images, labels = np.load("images.npy"), np.eye(10)[np.arange(8)]
+np.save("probabilities.npy", model.predict(images, verbose=0))
+assert model.evaluate(images, labels, verbose=0, return_dict=True).keys() == {"accuracy", "loss"}
+before = {w.path: w.numpy() for w in model.weights}
+model.fit(images, labels, epochs=2, verbose=0)
+print(*sorted(w.path for w in model.weights if (before[w.path] == w.numpy()).all()), sep="\\n")
+"""
+
+
+def backbone() -> keras.Model:
+    """Return a small one on raw images, with the preprocessing that is a layer with weights."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(6, 4, strides=4, name="conv")(image)
+    net = keras.Model(image, keras.layers.BatchNormalization(name="bn")(x), name="net")
+    net.get_layer("bn").set_weights(np.random.default_rng(2).uniform(1, 9, (4, 6)))
+    return on_raw_images(net, "caffe", 32)
+
+
+def head_of_numbers() -> keras.layers.Dense:
+    head = new_head(10)
+    head.build((None, 6))
+    head.set_weights([np.random.default_rng(3).normal(0, 0.1, (6, 10)), np.arange(10) / 10])
+    return head
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_it_equals_its_parts_and_in_a_fresh_process_it_loads_and_trains_on(
+    flip: bool, tmp_path: Path
+) -> None:
+    below, head = backbone(), head_of_numbers()
+
+    def by_hand(images: np.ndarray) -> np.ndarray:
+        logits = below(images).numpy().mean((1, 2)) @ head.kernel + head.bias
+        return keras.ops.softmax(logits).numpy()
+
+    expected = by_hand(IMAGES)
+    assert np.ptp(expected, axis=0).max() > 0.01
+    if flip:
+        assert abs(by_hand(IMAGES[:, :, ::-1]) - expected).max() > 0.001
+        expected = (by_hand(IMAGES[:, :, ::-1]) + expected) / 2
+    model = saved_model.classifier(below, head, flip)
+    for images in (IMAGES, IMAGES.astype(np.uint8)):
+        np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6)
+
+    saved_model.save(model, tmp_path / "cifar10.h5")
+    np.save(tmp_path / "images.npy", IMAGES)
+    run = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    found = np.load(tmp_path / "probabilities.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    fixed = ["exchange_columns/kernel"] * flip + ["preprocessing/bias", "preprocessing/kernel"]
+    assert run.stdout.split() == fixed
+
+
+def test_weights_are_those_that_keras_would_save(tmp_path: Path) -> None:
+    net, same = backbone(), backbone()
+    same.set_weights([w + 1 for w in net.get_weights()])
+    saved_model.save_weights(net, tmp_path / "a.weights.h5")
+    same.load_weights(tmp_path / "a.weights.h5")
+    for a, b in zip(net.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("save", [saved_model.save, saved_model.save_weights])
+def test_a_file_that_does_not_fit_is_an_error_and_leaves_the_old_one(
+    save: Callable[[keras.Model, Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.weights.h5"
+    path.write_bytes(b"as before")
+    model = saved_model.classifier(backbone(), head_of_numbers(), test_time_flip=False)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # a write beyond it fails
+    try:
+        with pytest.raises(OSError, match=r"a\.weights\.h5"):
+            save(model, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"as before"
+    assert list(tmp_path.iterdir()) == [path]
