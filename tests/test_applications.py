@@ -9,7 +9,6 @@ import importlib
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,35 +28,31 @@ from stages.nets.applications import APPLICATIONS
 from stages.nets.backbone import Backbone
 from stages.nets.head import new_head
 
-SMALLEST = {a.module: a.name for a in reversed(APPLICATIONS.values())}.values()
-QUICK = ("MobileNetV3Small", "VGG16")
-
-
-def marks(name: str) -> list[pytest.MarkDecorator]:
-    """Return when an application is tested: always, as the one of its module, or with all."""
-    if name in QUICK:
-        return []
-    return [pytest.mark.families if name in SMALLEST else pytest.mark.applications]
-
-
-EACH = [pytest.param(name, marks=marks(name)) for name in APPLICATIONS]
+QUICK = ["MobileNetV3Small", "VGG16"]
+OF_MODULES = {a.module: a.name for a in reversed(APPLICATIONS.values()) if a.name not in QUICK}
+OTHERS = set(APPLICATIONS) - set(QUICK) - set(OF_MODULES.values())
+EACH = [
+    *QUICK,
+    *(pytest.param(name, marks=pytest.mark.families) for name in OF_MODULES.values()),
+    *(pytest.param(name, marks=pytest.mark.applications) for name in sorted(OTHERS)),
+]
 IMAGES = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.float32)
-# One fresh process loads the files that it is told to, with plain `load_model`.
-LOADER = """
-import sys, keras, numpy as np
-images = np.load(sys.argv[1])
-for path in map(str.strip, sys.stdin):
-    model = keras.models.load_model(path)
-    np.save(path + ".npy", model(images))
-    del model
-    keras.backend.clear_session()
-    print("loaded", flush=True)
+LOAD = """
+import keras, numpy as np
+np.save("probabilities.npy", keras.models.load_model("cifar10.h5")(np.load("images.npy")))
 """
 
 
-def test_the_table_names_every_constructor_in_keras() -> None:
+def test_the_table_names_every_constructor_in_keras_and_is_printed() -> None:
     assert set(APPLICATIONS) == {name for name in dir(keras.applications) if name[0].isupper()}
-    assert len(APPLICATIONS) == 40
+    code = (
+        "import runpy, sys; runpy.run_module('stages.nets.applications', run_name='__main__');"
+        "sys.exit('keras' in sys.modules)"  # slow, and not needed
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    _, *rows = run.stdout.splitlines()
+    assert [row.split()[0] for row in rows] == list(APPLICATIONS)
+    assert "Xception              71  299  tf" in rows
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
@@ -72,39 +67,10 @@ def test_module_and_sizes_are_those_of_keras(name: str) -> None:
     if application.module == "mobilenet_v3":  # has no native size in its code; its files say 224
         assert application.native_size == 224
         return
-    with mock.patch.object(
-        imagenet_utils, "obtain_input_shape", side_effect=StopIteration
-    ) as asked:
-        with pytest.raises(StopIteration):
+    with mock.patch.object(imagenet_utils, "obtain_input_shape", side_effect=EOFError) as asked:
+        with pytest.raises(EOFError):
             constructor(weights=None)
         assert asked.call_args.kwargs["default_size"] == application.native_size
-
-
-def test_the_table_is_printed_without_tensorflow() -> None:
-    code = (
-        "import runpy, sys; runpy.run_module('stages.nets.applications', run_name='__main__');"
-        "sys.exit(not {'keras', 'tensorflow', 'numpy'}.isdisjoint(sys.modules))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    _, *rows = run.stdout.splitlines()
-    assert [row.split()[0] for row in rows] == list(APPLICATIONS)
-    assert "Xception              71  299  tf" in rows
-
-
-@pytest.fixture
-def freed() -> Iterator[None]:
-    yield
-    keras.backend.clear_session()
-    gc.collect()
-
-
-@pytest.fixture(scope="module")
-def loader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    images = tmp_path_factory.mktemp("loader") / "images.npy"
-    np.save(images, IMAGES)
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", LOADER, images], **pipes) as process:
-        yield process
 
 
 def vary(net: keras.Model, inputs: npt.NDArray) -> None:
@@ -139,11 +105,12 @@ def assert_equal(found: Any, expected: Any) -> None:
     assert difference < 0.01 * spread
 
 
-@pytest.mark.usefixtures("freed")
 @pytest.mark.parametrize("name", EACH)
 def test_the_net_is_the_one_of_keras_and_the_file_equals_the_model(
-    name: str, tmp_path: Path, loader: subprocess.Popen[str]
+    name: str, tmp_path: Path
 ) -> None:
+    keras.backend.clear_session()  # of the net before, up to a gigabyte and a half
+    gc.collect()
     size = APPLICATIONS[name].minimum_size
     module = importlib.import_module(f"keras.applications.{APPLICATIONS[name].module}")
     resized = keras.layers.Resizing(size, size, interpolation="bilinear")(IMAGES).numpy()
@@ -173,22 +140,15 @@ def test_the_net_is_the_one_of_keras_and_the_file_equals_the_model(
     assert_equal(backbone.trainable_suffix("adapting", 0.9)(activations), expected)
     assert_equal(backbone.frozen_suffix()(activations), pooled)
 
-    # The saved model, against its parts: NumPy on top.
     head = new_head(10)
     head.build((None, expected.shape[-1]))
     kernel = np.random.default_rng(2).normal(size=head.kernel.shape)
     kernel /= (pooled @ kernel).std()  # so that no probability is nearly 1
     head.set_weights([kernel, np.arange(10) / 10])
-    exponentials = np.exp(pooled @ kernel + np.arange(10) / 10)
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities = keras.ops.softmax(pooled @ kernel + np.arange(10) / 10)
     joined = backbone.join(head, test_time_flip=False)
     assert_equal(joined(IMAGES), probabilities)
-    path = tmp_path / "cifar10.h5"
-    saved_model.save(joined, path)
-    assert loader.stdin
-    assert loader.stdout
-    print(path, file=loader.stdin, flush=True)
-    assert loader.stdout.readline() == "loaded\n"
-    assert_equal(np.load(f"{path}.npy"), probabilities)
-    weights.unlink()
-    path.unlink()  # up to a gigabyte and a half
+    saved_model.save(joined, tmp_path / "cifar10.h5")
+    np.save(tmp_path / "images.npy", IMAGES)
+    subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, check=True)
+    assert_equal(np.load(tmp_path / "probabilities.npy"), probabilities)

@@ -68,7 +68,7 @@ def test_it_keeps_up_with_a_short_training() -> None:
     def moving_mean(momentum: float) -> float:
         _, twin = nested("adapting", momentum)
         twin.get_layer("inner").get_layer("conv").trainable = False
-        twin.fit(X, np.zeros((16, 4)), epochs=40, batch_size=16, verbose=0)
+        twin.fit(np.tile(X, (40, 1, 1, 1)), np.zeros((640, 4)), batch_size=16, verbose=0)
         return float(twin.get_layer("inner").get_layer("norm").moving_mean.numpy().mean())
 
     assert moving_mean(0.999) < 1
@@ -76,7 +76,6 @@ def test_it_keeps_up_with_a_short_training() -> None:
 
 
 def test_frozen_means_frozen_while_training_too() -> None:
-    """The layers are frozen, because a frozen base's `training=False` does not last (next test)."""
     outer, twin = nested("frozen")
     before = outer.get_weights()
     twin.fit(X, np.zeros((16, 4)), epochs=2, verbose=0)
@@ -85,12 +84,3 @@ def test_frozen_means_frozen_while_training_too() -> None:
     assert changed == [True, True, False, False, False, False]
     _, adapting = nested("adapting")
     assert not np.allclose(adapting(X, training=True), outer(X, training=False), atol=0.1)
-
-
-def test_keras_ignores_training_false_inside_a_model_that_trains() -> None:
-    """The behaviour that `for_training` guards against. Should Keras mend it, this test says so."""
-    image = keras.Input((5, 5, 4))
-    base = keras.Sequential([image, keras.layers.BatchNormalization()])
-    outer = keras.Model(image, base(image, training=False))
-    by_batch = np.asarray(outer(X, training=True))
-    assert abs(by_batch.mean()) < 0.01  # normalised by the batch, whose mean is 3

@@ -18,7 +18,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 ARRAYS = {"variable0": np.arange(20.0), "best": np.ones(3, "f4"), "curve": np.array("[{}]")}
 
 
-def test_it_is_replaced_whole_and_removed_at_the_end(tmp_path: Path) -> None:
+def test_it_serves_its_own_run_only_and_is_removed_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint = Checkpoint(tmp_path / "new/a.npz", "this run")
     assert checkpoint.load() is None
     checkpoint.save({"x": np.zeros(3)})
@@ -26,18 +28,14 @@ def test_it_is_replaced_whole_and_removed_at_the_end(tmp_path: Path) -> None:
     found = Checkpoint(checkpoint.path, "this run").load()
     assert found
     assert found.keys() == ARRAYS.keys()
+
+    assert Checkpoint(checkpoint.path, "another run").load() is None
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "a.npz: of a run with other settings, inputs, code or environment; begins" in line
+
     checkpoint.remove()
     checkpoint.remove()
     assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_that_of_another_run_is_not_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Checkpoint(tmp_path / "a.npz", "another run").save(ARRAYS)
-    assert Checkpoint(tmp_path / "a.npz", "this run").load() is None
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "a.npz: of a run with other settings, inputs, code or environment; begins" in line
 
 
 @given(

@@ -55,18 +55,10 @@ def test_every_cut_point_of_a_branching_net_splits_it_exactly() -> None:
         np.testing.assert_allclose(joined, whole(images).numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "offered"),
-    [
-        ("block_5_ad", "nearest: block_5_add,"),
-        ("block_5_project_BN", "block_6_project_BN"),  # it is there, in a branch
-    ],
-)
-def test_no_cut_point_names_the_nearest(wrong: str, offered: str) -> None:
-    with pytest.raises(PipelineError) as error:
-        cut.choose(net("MobileNetV2"), wrong)
-    assert f"backbone.cut = {wrong!r} is no cut point of mobilenetv2_1.00_96; " in str(error.value)
-    assert offered in str(error.value)
+def test_no_cut_point_names_the_nearest() -> None:
+    said = "'block_5_ad' is no cut point of mobilenetv2_1.00_96; nearest: block_5_add, "
+    with pytest.raises(PipelineError, match=said):
+        cut.choose(net("MobileNetV2"), "block_5_ad")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +71,6 @@ def test_no_cut_point_names_the_nearest(wrong: str, offered: str) -> None:
         ("MobileNetV2", "block_2_add", "block_2_add"),
         ("MobileNetV2", 0, "Conv1"),  # nothing before the first
         ("ResNet50", "auto", "conv3_block3_out"),
-        ("NASNetMobile", "auto", "stem_bn1"),  # far below the share: there is none nearer
     ],
 )
 def test_the_cut_is_chosen_by_the_share_that_is_frozen(
@@ -91,10 +82,10 @@ def test_the_cut_is_chosen_by_the_share_that_is_frozen(
 @pytest.mark.parametrize("size", [80, 112, 224])
 def test_the_image_size_does_not_change_what_is_chosen(size: int) -> None:
     """At 80 and 112 px maps are rounded up, which would make the last layers weigh more."""
-    at_96, other = net("MobileNetV2"), net("MobileNetV2", size)
+    other = net("MobileNetV2", size)
     assert cut.choose(other, "auto") == "block_5_add"
-    shares = [list(cut.frozen_share(each).values()) for each in (at_96, other)]
-    np.testing.assert_allclose(*shares)
+    at_96 = list(cut.frozen_share(net("MobileNetV2")).values())
+    np.testing.assert_allclose(list(cut.frozen_share(other).values()), at_96)
 
 
 def test_the_frozen_share_is_that_of_the_multiplications() -> None:
@@ -105,9 +96,11 @@ def test_the_frozen_share_is_that_of_the_multiplications() -> None:
     x = keras.layers.SeparableConv2D(8, 3, padding="same", name="c")(x)  # 16 * (36 + 32) = 1088
     x = keras.layers.Dense(2, name="d")(x)  # 16 * 16 = 256
     total = 6912 + 576 + 1088 + 256
-    shares = cut.frozen_share(keras.Model(image, x))
+    small = keras.Model(image, x)
+    shares = cut.frozen_share(small)
     assert list(shares) == ["a", "none", "b", "c", "d"]
     assert [round(s * total) for s in shares.values()] == [6912, 6912, 7488, 8576, 8832]
+    assert cut.choose(small, 0.95) == "b"  # 0.848 is far below, and none is nearer
 
 
 @given(share=st.floats(0, 1))

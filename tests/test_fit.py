@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,13 @@ def small_model(rate: float = 0.1) -> keras.Model:
     return model
 
 
-def train_small(model: keras.Model, x: np.ndarray = X, **options: Any) -> fit.Fit:
-    defaults = {"dev": (X[:20], Y[:20]), "epochs": 3, "batch_size": 20, "key": "fine_tune"}
-    return fit.fit(model, x, Y, **defaults | options)
+train_small = partial(fit.fit, y=Y, dev=(X[:20], Y[:20]), batch_size=20, key="fine_tune")
 
 
 def test_the_weights_that_stay_are_those_of_the_best_epoch_on_dev() -> None:
     set_up(5)
     model = small_model(0.9)  # so high that the dev accuracy goes up and down
-    result = train_small(model, epochs=6)
+    result = train_small(model, X, epochs=6)
     on_dev = [row["dev_accuracy"] for row in result.curve]
     assert [row["epoch"] for row in result.curve] == [1, 2, 3, 4, 5, 6]
     assert result.dev_accuracy == max(on_dev)
@@ -51,7 +50,7 @@ def test_the_weights_that_stay_are_those_of_the_best_epoch_on_dev() -> None:
 def test_no_epochs_train_nothing() -> None:
     model = small_model()
     before = model.get_weights()
-    result = train_small(model, epochs=0)
+    result = train_small(model, X, epochs=0)
     assert result.curve == []
     assert result.dev_accuracy == pytest.approx(Y[:20, 0].mean())  # all logits are zero
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
@@ -62,10 +61,10 @@ def test_a_loss_that_is_no_number_stops_with_a_line() -> None:
     broken[7] = np.nan
     expected = r"fine_tune: the loss became nan in step [123] of epoch 1, at a rate of 0\.0\d+; low"
     with pytest.raises(PipelineError, match=expected):
-        train_small(small_model(), broken)
+        train_small(small_model(), broken, epochs=1)
     expected = "fine_tune: the loss on dev is nan at the end of epoch 1, at a rate of .*; lower"
     with pytest.raises(PipelineError, match=expected):
-        train_small(small_model(), dev=(broken, Y))
+        train_small(small_model(), X, dev=(broken, Y), epochs=1)
 
 
 def test_a_curve_is_a_table_for_plots(tmp_path: Path) -> None:

@@ -37,13 +37,3 @@ def test_a_model_that_is_called_does_not_take_itself_to_be_in_training() -> None
     model = preprocessing.on_raw_images(net, "tf", 32)
     np.testing.assert_allclose(model(IMAGES), model.predict(IMAGES, verbose=0), rtol=1e-4)
     assert [w.max() for w in net.get_weights()] == [1, 0, 0, 1]  # as they began
-
-
-def test_keras_hands_on_that_resizing_takes_itself_to_be_in_training() -> None:
-    """Where this fails, Keras has been mended, and `training=False` may go."""
-    images = keras.Input((4, 4, 3))
-    normalised = keras.layers.BatchNormalization()(keras.layers.Resizing(4, 4)(images))
-    model = keras.Model(images, normalised)
-    before = model.get_weights()
-    model(np.random.default_rng(1).random((2, 4, 4, 3), np.float32))
-    assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
