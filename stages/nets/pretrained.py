@@ -102,11 +102,8 @@ def _load(net: keras.Model, name: str, weights: Path) -> None:
     if not weights.exists():
         raise FileNotFoundError(2, "No such file", str(weights))
     try:
-        with warnings.catch_warnings(), np.errstate(over="ignore"):
-            # Keras only warns where a layer keeps its random weights.
-            warnings.simplefilter("error", UserWarning)
-            # This one is about the layers a second time, and would hide what is wrong with them.
-            warnings.filterwarnings("ignore", "Skipping nested container")
+        # Of what Keras warns here, an error follows that says it better.
+        with warnings.catch_warnings(action="ignore"), np.errstate(over="ignore"):
             net.load_weights(weights)
     # A damaged file can raise nearly anything; all of it means the same to the reader.
     except Exception as error:
