@@ -2,7 +2,7 @@
 
 This is what is the same for all stages: the environment and params.yaml are checked, one stage at a
 time runs in this folder, and a mistake of whoever runs it is one line. No result depends on it, so
-it is no dependency in dvc.yaml. Any Python 3 can read it, to be told that it is the wrong one.
+it is no dependency in dvc.yaml. Python 3.6 can read it too, to be told that it is the wrong one.
 """
 
 import contextlib
@@ -45,9 +45,12 @@ def main(arguments: "list[str]") -> int:
     except ImportError as error:
         fault = f"{sys.executable}: {error}; if a package is missing or damaged, `make reproduce`"
     except FileNotFoundError as error:
-        fault = f"{error.filename or error} is missing; run `dvc repro`"
+        fault = (
+            f"{error.filename or error} is missing; `dvc repro` makes outputs, `git checkout` "
+            "brings back files of the project"
+        )
     except OSError as error:
-        where = error.filename or "standard output or a temporary file"
+        where = error.filename or f"{name}, writing"
         fault = (
             f"{where}: {error.strerror or error}; put that right, then run `dvc repro` (`dvc "
             "checkout` brings back outputs that DVC has removed before this stage)"
@@ -98,11 +101,13 @@ def check() -> None:
     without_git = is_outside_git()
     if told != without_git:
         change = ["core.no_scm", "true"] if without_git else ["--unset", "core.no_scm"]
-        subprocess.run([sys.executable, "-m", "dvc", "config", "--local", *change], check=True)
+        command = [sys.executable, "-m", "dvc", "config", "--local", *change]
+        if subprocess.run(command, check=False).returncode:
+            raise PipelineError(f"DVC could not write {LOCAL_CONFIG}, as it says above; mend that")
 
 
 def is_outside_git() -> bool:
-    """Return whether Git says that this folder is no repository of its."""
+    """Return whether Git says that this folder is not in a repository."""
     try:
         said = subprocess.run(
             ["git", "rev-parse", "--git-dir"],  # noqa: S607 - by the PATH, as DVC is

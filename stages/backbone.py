@@ -30,8 +30,10 @@ def main(params: "Params") -> None:
         save_weights(original(settings.name, settings.image_size), WEIGHTS)
     elif settings.weights == "imagenet":
         weights = fetched(settings)
-        load_and_save(weights, settings)
-        weights.unlink()
+        try:
+            load_and_save(weights, settings)
+        finally:
+            weights.unlink()
     else:
         given = sources.from_project(Path(os.path.expanduser(settings.weights)))
         if not given.is_file():

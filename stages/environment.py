@@ -48,7 +48,7 @@ def description() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "processor": processor.get("model name") or platform.processor() or platform.machine(),
         "processors": len(affinity(0)) if affinity else os.cpu_count(),
         "instructions": " ".join(sorted(f for f in flags if f.startswith(INSTRUCTION_SETS))),

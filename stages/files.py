@@ -62,7 +62,7 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except PipelineError:
+    except (PipelineError, MemoryError):
         raise
     except Exception as error:  # zip, NumPy, HDF5 and Keras each have their own
         if isinstance(error, OSError) and error.filename:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-DATA = Path("data")
 ARCHIVE = Path("data/raw/cifar-10-python.tar.gz")
 WEIGHTS = Path("data/backbone/backbone.weights.h5")
 DATASET = Path("data/processed/cifar10.npz")

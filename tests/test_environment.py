@@ -27,7 +27,8 @@ from stages.environment import set_up
 set_up(7)
 import os, keras, numpy
 print(keras.backend.backend(), keras.config.image_data_format(), keras.config.floatx())
-print(keras.random.normal((1,)).numpy(), numpy.random.random(), "KERAS_MAX_EPOCHS" in os.environ)
+print(keras.random.normal((1,)).numpy(), numpy.random.random())
+print({"KERAS_MAX_EPOCHS", "TF_USE_LEGACY_KERAS"} & set(os.environ))
 """
 
 
@@ -48,6 +49,7 @@ def test_a_run_is_the_same_whatever_the_user_has_set(tmp_path: Path) -> None:
     said = lines()
     assert json.loads(said[0]) == environment.description()
     assert said[1] == "tensorflow channels_last float32"
+    assert said[3] == "set()"
     home = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax", "KERAS_MAX_EPOCHS": "1"}
     assert lines(TF_USE_LEGACY_KERAS="1", **home) == said
 

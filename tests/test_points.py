@@ -10,7 +10,7 @@ from tests.conftest import PROJECT
 
 POINTS = yaml.safe_load((PROJECT / "bench/points.yaml").read_text())
 COMMITTED = yaml.safe_load((PROJECT / "params.yaml").read_text())
-SECTIONS = ("backbone", "features", "train_head", "fine_tune")
+SECTIONS = ("backbone", "preprocess", "features", "train_head", "fine_tune", "evaluate")
 
 
 @pytest.mark.parametrize("name", POINTS)

@@ -91,7 +91,7 @@ def _places(names: Sequence[str], url: str) -> list[str]:
 
 
 def _without_password(place: str) -> str:
-    return re.sub(r":.*@", "://***@", place)  # also where the rest is no proper URL
+    return re.sub(r"^(\w+://).*@", r"\1***@", place)  # also where the rest is no proper URL
 
 
 def _copy(path: str, target: Path, accept: Accept) -> str | None:

@@ -38,7 +38,7 @@ class Backbone:
         else:
             self.cut = cut.choose(self._net, settings.cut)
             self._prefix, self._suffix = cut.split(self._net, self.cut)
-            self._prefix.trainable = False
+            self._prefix.trainable = False  # in cifar10.h5; here it is in no model that is trained
         self._in_training = self._suffix
 
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
 Some applications hold layers of classes of their own, and operations that are no layers, `x + y`
 or `x + 3.0`. Keras writes both into an .h5, and reads back neither. They are replaced here, one for
-one, by built-in layers that compute the same.
+one, by built-in layers that compute the same; so are grouped convolutions, which are slow.
 """
 
 from collections.abc import Callable

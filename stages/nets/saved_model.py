@@ -11,7 +11,8 @@ from keras.src.saving import saving_lib
 
 from stages.files import replacing
 
-LEARNING_RATE = 1e-5  # of who trains it on: https://keras.io/guides/transfer_learning/
+# For training the saved model on: https://keras.io/guides/transfer_learning/
+LEARNING_RATE = 1e-5
 
 
 def classifier(

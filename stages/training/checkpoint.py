@@ -1,8 +1,8 @@
 """The checkpoint: what fine-tuning goes on from when it was interrupted, to the same bits.
 
-One file, outside the outputs, which DVC deletes before it runs a stage. It carries a fingerprint
-of all that its content depends on, and under another fingerprint it is not used. A stage that has
-ended leaves none.
+One file, `paths.CHECKPOINT`, outside the outputs, which DVC deletes before it runs a stage. It
+carries a fingerprint of all that its content depends on, and under another fingerprint it is not
+used. A stage that has ended leaves none.
 """
 
 import json
