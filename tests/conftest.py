@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,25 @@ class Project:
             check=False,
         )
 
-    def start(self, *command: str) -> "subprocess.Popen[bytes]":
+    @contextmanager
+    def start(self, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
         """Start a command in a process group of its own, as a shell does; it writes to `log`."""
-        with self.log.open("a") as log:
-            return subprocess.Popen(
+        with (
+            self.log.open("a") as log,
+            subprocess.Popen(
                 command,
                 cwd=self.folder,
                 env=self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-            )
+            ) as process,
+        ):
+            try:
+                yield process
+            except BaseException:  # a failed test waits for nobody
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
 
     def wait_until(self, met: Callable[[], bool]) -> None:
         end = time.monotonic() + LIMIT

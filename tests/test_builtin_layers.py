@@ -78,11 +78,8 @@ def test_a_constant_added_or_multiplied_changes_no_bit() -> None:
     np.testing.assert_array_equal(rewritten(whole)(IMAGES), whole(IMAGES))
 
 
-def test_a_net_of_built_in_layers_is_returned_as_it_is() -> None:
+def test_what_is_built_in_is_kept_and_what_nobody_knows_is_named() -> None:
     whole = net(lambda x, y: keras.layers.Add()([x, y]))
     assert rewritten(whole) is whole
-
-
-def test_a_part_that_nobody_knows_is_named() -> None:
     with pytest.raises(PipelineError, match=r"net: \w+ \(Subtract\) is no built-in layer"):
         rewritten(net(lambda x, y: x - y))
