@@ -39,8 +39,8 @@ class Clone(NamedTuple):
 
 
 @contextmanager
-def clone(settings: Mapping[str, Any]) -> Iterator[Clone]:
-    """Clone the last commit, with other values in params.yaml; it is gone after the block.
+def clone(settings: Mapping[str, Any], commit: str = "HEAD") -> Iterator[Clone]:
+    """Clone a commit, with other values in params.yaml; the clone is gone after the block.
 
     DVC has a cache of its own there, and none of the user's settings: results could come from them.
     """
@@ -48,8 +48,8 @@ def clone(settings: Mapping[str, Any]) -> Iterator[Clone]:
         folder = Path(root, "project")
         if subprocess.run(["git", "clone", "--quiet", ".", folder], check=False).returncode:
             sys.exit("error: this works on clones: it needs a Git repository")
-        told = "--format=clone of commit %h, without what is not committed"
-        subprocess.run(["git", "--no-pager", "-C", folder, "log", "-1", told], check=True)
+        subprocess.run(["git", "-C", folder, "checkout", "--quiet", commit], check=True)
+        print(f"clone of commit {commit}, without what is not committed", flush=True)
         (folder / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
         with modify_yaml(folder / PARAMS) as params:
             for key, value in settings.items():

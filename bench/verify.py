@@ -5,6 +5,7 @@ decide. What is not as in the committed dvc.lock is only told: that may be of an
 which rounds otherwise. `make verify POINT=fastest` takes other settings and leaves that out.
 """
 
+import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -23,16 +24,18 @@ def main(point: str) -> None:
     values = settings(point) if point else {}
     with clone({}) as project:
         committed, there = ((project.folder / path).read_text() for path in (LOCK, ENVIRONMENT))
-    (first, here), (second, _) = run(values), run(values)
+    # Both of the same commit, whoever commits meanwhile.
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    (first, here), (second, _) = run(values, commit), run(values, commit)
     if not point:
         print(f"verify: not as committed: {differing(first, committed) or 'nothing'}")
         print(f"verify: the environment here: {here}verify: as committed: {there}", end="")
     check(first, second)
 
 
-def run(values: Mapping[str, Any]) -> tuple[str, str]:
+def run(values: Mapping[str, Any], commit: str) -> tuple[str, str]:
     """Run the pipeline, with some values in params.yaml; return its dvc.lock and environment."""
-    with clone(values) as project:
+    with clone(values, commit) as project:
         (project.folder / LOCK).unlink()  # all that it says in the end is of this run
         project.run("stages", "check")
         project.run("dvc", "repro")

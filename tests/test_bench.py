@@ -154,13 +154,13 @@ def test_verify_runs_all_of_it_and_can_fail(
     with (here.folder / ".dvc/config").open("a") as config:
         config.write(f"[cache]\n    dir = {here.folder / '.dvc/cache'}\n")
     here.run("git", "commit", "-qam", "a shared cache")
-    same, other = verify.run({}), verify.run({"fine_tune.seed": 2})
+    same, other = verify.run({}, "HEAD"), verify.run({"fine_tune.seed": 2}, "HEAD")
     assert capfd.readouterr().out.count("Running stage") == 2 * len(
         yaml.safe_load((here.folder / "dvc.yaml").read_text())["stages"]
     )
 
     results = [same, same, same, other]
-    monkeypatch.setattr(verify, "run", lambda _: results.pop(0))
+    monkeypatch.setattr(verify, "run", lambda *_: results.pop(0))
     verify.main("")
     said = capfd.readouterr().out
     assert "verify: not as committed: nothing\n" in said
