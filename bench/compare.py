@@ -41,14 +41,12 @@ def main(values: Mapping[str, Any], target: float, images: int) -> None:
 
         _, peak = project.run("bench.guide", str(result), "feature_extraction", str(images))
         found = load_json(result)
-        seconds = TRAIN_IMAGES / found["rate"]
-        note = f"seconds derived: {TRAIN_IMAGES:,} images at {found['rate']:.1f} a second, nothing "
-        note += f"else; accuracy and memory of a slice of {found['images']:,} training images"
+        note = f"{TRAIN_IMAGES:,} images at {found['rate']:.1f} a second, from {found['images']}"
         what = f"Keras's guide, feature extraction at {found['px']} px"
-        rows += [(what, seconds, found["dev"], peak, note)]
+        rows += [(what, TRAIN_IMAGES / found["rate"], found["dev"], peak, note)]
 
-        archive = digest(project.folder / ARCHIVE)
-        about = load_json(project.folder / ENVIRONMENT) | {"archive": archive}
+        about = load_json(project.folder / ENVIRONMENT)
+        about["archive"] = digest(project.folder / ARCHIVE)
     with replacing(TABLE) as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     print(f"{json.dumps(about)}\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")

@@ -20,11 +20,10 @@ LOCK = "dvc.lock"
 
 
 def main(point: str) -> None:
-    """Run twice and compare; end the process if the two differ."""
+    """Run one commit twice, whoever commits meanwhile; end the process if the two differ."""
     values = settings(point) if point else {}
     with clone({}) as project:
         committed, there = ((project.folder / path).read_text() for path in (LOCK, ENVIRONMENT))
-    # Both of the same commit, whoever commits meanwhile.
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     (first, here), (second, _) = run(values, commit), run(values, commit)
     if not point:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from stages import paths
 from stages.__main__ import STAGES
 from tests.conftest import PROJECT
 
@@ -18,8 +17,6 @@ PIPELINE: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["s
 FILES = sorted((PROJECT / "stages").rglob("*.py"))
 # They check and report: no result depends on them. The paths are dvc.yaml's own.
 NO_DEPENDENCY = {f"stages/{name}.py" for name in ("__main__", "params", "errors", "paths")}
-# The digest decides what `download` leaves, and nobody wants to fetch it again.
-NO_DEPENDENCY_OF = {"download": {"stages/files.py"}}
 
 
 @cache
@@ -75,7 +72,7 @@ def test_deps_cover_all_code_that_a_stage_imports(stage: str) -> None:
     needed = {str(path.relative_to(PROJECT)) for path in code}
     if any({"keras", "tensorflow"} & imports(path) for path in code):
         needed |= {"stages/__init__.py", "requirements.txt"}
-    needed -= NO_DEPENDENCY | NO_DEPENDENCY_OF.get(stage, set())
+    needed -= NO_DEPENDENCY
     assert {f for f in needed if not any(f == dep or f.startswith(f"{dep}/") for dep in deps)} == (
         set()
     )
@@ -86,18 +83,6 @@ def test_deps_cover_all_code_that_a_stage_imports(stage: str) -> None:
 def outs(stage: dict[str, Any]) -> set[str]:
     entries = stage.get("outs", []) + stage.get("metrics", [])
     return {name for entry in entries for name in ([entry] if isinstance(entry, str) else entry)}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_what_is_read_and_written_is_what_the_stage_names(stage: str) -> None:
-    names = imports(PROJECT / f"stages/{stage}.py")
-    used = {name.removeprefix("stages.paths.") for name in names if "stages.paths." in name}
-    folder = {"train_view": paths.FEATURES, "dev_features": paths.FEATURES}
-    used_paths = {str(folder.get(name) or getattr(paths, name)) for name in used - {"CHECKPOINT"}}
-    deps = {dep for dep in PIPELINE[stage]["deps"] if not dep.startswith("stages/")}
-    deps -= {"requirements.txt", "0-transfer.py"}
-    assert deps | outs(PIPELINE[stage]) == used_paths
-    assert not deps & outs(PIPELINE[stage])
 
 
 @pytest.mark.parametrize("stage", STAGES)
