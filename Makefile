@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo point backbones bench plot verify lint lock audit clean
+.PHONY: reproduce test demo point backbones bench seeds plot verify lint lock audit clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
@@ -33,6 +33,9 @@ backbones: .venv/runtime ## print the applications that can be the backbone
 
 bench: .venv/runtime ## time it beside Keras's guide and Keras's feature extraction
 	@$(BIN)/python -m bench.compare
+
+seeds: .venv/runtime ## run named settings with other seeds: make seeds POINT=fastest SEEDS=20
+	@$(BIN)/python -m bench.seeds $(or $(POINT),default) $(or $(SEEDS),3)
 
 plot: .venv/development ## draw docs/frontier.svg from docs/experiments.csv
 	@$(BIN)/python -m bench.plot

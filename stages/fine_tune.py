@@ -44,7 +44,13 @@ def main(params: "Params") -> None:
     load_head(HEAD, head)
     steps = settings.epochs * len(train)
     model.compile(
-        recipe.optimizer(settings.learning_rate, steps, settings.warmup, settings.weight_decay),
+        recipe.optimizer(
+            settings.learning_rate,
+            steps,
+            settings.warmup,
+            settings.weight_decay,
+            settings.optimizer,
+        ),
         recipe.loss(settings.label_smoothing),
         metrics=["accuracy"],
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU

@@ -60,12 +60,13 @@ class Download(_Section):
 
 
 class Backbone(_Section):
-    """Which net, its weights, and where it is cut."""
+    """Which net, how much of it, its weights, and where it is cut."""
 
     name: Annotated[str, AfterValidator(_known_application)]
     image_size: Annotated[int, Field(strict=True, le=1024)]
     weights: Annotated[str, Field(min_length=1)]
     sha256: list[Digest]
+    last_layer: Annotated[str, Field(min_length=1)]
     cut: Annotated[str | float, BeforeValidator(_cut)]
 
     @pydantic.field_validator("image_size")
@@ -108,6 +109,7 @@ class FineTune(_Section):
 
     epochs: CountOrZero
     batch_size: Count
+    optimizer: Literal["adamw", "muon"]
     learning_rate: Rate
     warmup: Share
     weight_decay: Share

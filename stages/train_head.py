@@ -17,6 +17,8 @@ from stages.training import fit, recipe
 if TYPE_CHECKING:
     from stages.params import Params
 
+PART = 5_120  # images whose activations are in memory at a time
+
 
 def main(params: "Params") -> None:
     """Write data/head/head.npz (kernel and bias) and its learning curve."""
@@ -29,7 +31,9 @@ def main(params: "Params") -> None:
     count = min(settings.images, len(y_train))
     chosen = np.random.default_rng(settings.seed).choice(len(y_train), count, replace=False)
     chosen.sort()  # read in the order of the file
-    x = predict(frozen, activations.load(train_view(0))[chosen], settings.batch_size)
+    view = activations.load(train_view(0))
+    parts = np.split(chosen, range(PART, count, PART))
+    x = np.concatenate([predict(frozen, view[part], settings.batch_size) for part in parts])
     x_dev = predict(frozen, activations.load(dev_features()), settings.batch_size)
     one_hot = np.eye(len(names), dtype=np.float32)
 

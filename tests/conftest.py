@@ -30,7 +30,13 @@ LIMIT = 300  # seconds after which something hangs
 IMAGES_PER_BATCH = 60
 SETTINGS: dict[str, dict[str, Any]] = {
     # Few variables, so that a step is quickly traced, and random features that do not vanish.
-    "backbone": {"name": "VGG16", "image_size": 32, "weights": "random", "cut": "block4_pool"},
+    "backbone": {
+        "name": "VGG16",
+        "image_size": 32,
+        "weights": "random",
+        "last_layer": "all",
+        "cut": "block4_pool",
+    },
     "features": {"views": 2},
     "train_head": {"epochs": 1, "batch_size": 50, "learning_rate": 0.01},
     "fine_tune": {"epochs": 3, "batch_size": 50, "learning_rate": 0.001},

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from stages.errors import PipelineError
 from stages.nets import batch_norm, pretrained, saved_model
 from stages.nets.backbone import Backbone
 from stages.nets.head import new_head, with_head
@@ -15,8 +16,9 @@ from stages.nets.preprocessing import on_raw_images
 IMAGES = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3)).astype(np.float32)
 
 
-def cut_at(cut: str | float, weights: Path | None = None) -> Backbone:
-    return Backbone(SimpleNamespace(name="MobileNet", image_size=32, cut=cut), weights)  # type: ignore[arg-type]
+def cut_at(cut: str | float, weights: Path | None = None, last_layer: str = "all") -> Backbone:
+    settings = {"name": "MobileNet", "image_size": 32, "last_layer": last_layer, "cut": cut}
+    return Backbone(SimpleNamespace(**settings), weights)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,23 @@ def test_it_says_where_it_is_cut() -> None:
     assert str(cut_at("none")) == "mobilenet_1.00_224, all of it fine-tuned"
     said = "mobilenet_1.00_224 cut at conv_pw_13_relu, 100% of the forward pass frozen"
     assert str(cut_at("all")) == said
+
+
+def test_what_comes_after_the_last_layer_is_left_out(weights: Path) -> None:
+    backbone = cut_at("conv_pw_8_relu", weights, last_layer="conv_pw_10_relu")
+    backbone.trainable_suffix("adapting", 0.9)
+    joined = backbone.join(new_head(10), test_time_flip=False)
+    net = joined.get_layer(pretrained.build("MobileNet", 32).name)
+    assert net.layers[-1].name == "conv_pw_10_relu"
+    found = keras.Model(joined.input, joined.get_layer("pooling").output)(IMAGES).numpy()
+    whole = pretrained.build("MobileNet", 32, weights)
+    part = keras.Model(whole.input, whole.get_layer("conv_pw_10_relu").output)
+    expected = part(IMAGES / 127.5 - 1).numpy().mean((1, 2))
+    assert np.ptp(expected, axis=0).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_last_layer_that_is_none_names_the_nearest() -> None:
+    said = "backbone.last_layer = 'conv_pw_1_rel' is no layer of .*conv_pw_1_relu, .*or all"
+    with pytest.raises(PipelineError, match=said):
+        cut_at("auto", last_layer="conv_pw_1_rel")

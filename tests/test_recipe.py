@@ -34,6 +34,24 @@ def test_weights_are_decayed_and_biases_are_not() -> None:
     np.testing.assert_allclose(bias, 1)
 
 
+def test_only_a_pointwise_kernel_takes_an_orthogonal_step() -> None:
+    shapes = {"pointwise": (1, 1, 6, 24), "depthwise": (3, 3, 6, 1), "head": (6, 10)}
+    variables = {
+        name: keras.Variable(np.zeros(shape, np.float32), name=name)
+        for name, shape in shapes.items()
+    }
+    rng = np.random.default_rng(1)
+    gradients = [rng.normal(size=shape).astype(np.float32) for shape in shapes.values()]
+    muon = recipe.optimizer(0.1, steps=10, name="muon")
+    muon.apply(gradients, list(variables.values()))
+    steps = {name: -np.array(variable) / 0.1 for name, variable in variables.items()}
+    singular = np.linalg.svd(steps["pointwise"][0, 0], compute_uv=False) / (0.2 * 24**0.5)
+    assert singular.min() > 0.6  # the iteration stops near 1
+    assert singular.max() < 1.3
+    for name in ("depthwise", "head"):  # Adam's first step has one size, whatever the gradient
+        np.testing.assert_allclose(np.abs(steps[name]), 1, rtol=1e-3)
+
+
 def test_the_loss_is_cross_entropy_of_logits_with_smoothed_labels() -> None:
     logits = np.array([[2.0, 0.0, 0.0]])
     of_class = np.log(np.exp(logits).sum()) - logits[0]  # -log of its probability

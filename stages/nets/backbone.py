@@ -18,20 +18,23 @@ class Backbone:
     """An application without its top, and where it is cut.
 
     Args:
-        settings: name, image_size and cut, as in params.yaml.
+        settings: name, image_size, last_layer and cut, as in params.yaml.
         weights: a weights file for the application without its top; None leaves it random.
 
     Attributes:
         cut: the name of the cut point; None if nothing is frozen, and raw images are trained on.
 
     Raises:
-        PipelineError: `settings.cut` is no cut point, or the weights are not the application's.
+        PipelineError: `settings.last_layer` is no layer, `settings.cut` no cut point, or the
+            weights are not the application's.
     """
 
     def __init__(self, settings: "params.Backbone", weights: Path | None = None) -> None:
         self._image_size = settings.image_size
         self._preprocessing = APPLICATIONS[settings.name].preprocessing
         self._net = pretrained.build(settings.name, settings.image_size, weights)
+        if settings.last_layer != "all":
+            self._net = cut.truncated(self._net, settings.last_layer)
         if settings.cut == "none":
             self.cut = None
             self._suffix = self._on_raw_images(self._net)

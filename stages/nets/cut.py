@@ -133,12 +133,8 @@ def choose(net: keras.Model, cut: str | float) -> str:
     if cut == "auto":
         cut = AUTO
     if isinstance(cut, str):
-        if cut not in points:
-            near = difflib.get_close_matches(cut, points, 4, cutoff=0.0)
-            raise PipelineError(
-                f"backbone.cut = {cut!r} is no cut point of {net.name}; "
-                f"nearest: {', '.join(near)} (or auto, none, all, a share)"
-            )
+        others = "auto, none, all, a share"
+        _check(points, cut, f"backbone.cut = {cut!r} is no cut point", net, others)
         return cut
     size = {
         o.name: math.prod(unrounded(o.output.shape, net.input_shape))
@@ -148,6 +144,17 @@ def choose(net: keras.Model, cut: str | float) -> str:
     below = [name for name in points if shares[name] <= cut] or points[:1]
     window = [name for name in below if shares[name] >= cut - WINDOW] or below[-1:]
     return min(reversed(window), key=lambda name: size[name])
+
+
+def truncated(net: keras.Model, last_layer: str) -> keras.Model:
+    """Return a net up to one of its layers; the two share their layers and weights.
+
+    Raises:
+        PipelineError: it has no layer of that name.
+    """
+    names = [operation.name for operation in net.operations]
+    _check(names, last_layer, f"backbone.last_layer = {last_layer!r} is no layer", net, "all")
+    return keras.Model(net.input, _output(net, last_layer), name=net.name)
 
 
 def split(net: keras.Model, cut: str) -> tuple[keras.Model, keras.Model]:
@@ -161,9 +168,19 @@ def split(net: keras.Model, cut: str) -> tuple[keras.Model, keras.Model]:
         prefix, from the net's input to the cut, and suffix, from the cut to the net's output:
         `suffix(prefix(x))` equals `net(x)`.
     """
-    at_cut = next(op for op in net.operations if op.name == cut).output
+    at_cut = _output(net, cut)
     prefix = keras.Model(net.input, at_cut, name="prefix")
     if at_cut is net.output:  # all of it is frozen; Keras builds no model without an operation
         unchanged = keras.Input(net.output_shape[1:])
         return prefix, keras.Model(unchanged, keras.layers.Identity()(unchanged), name="suffix")
     return prefix, keras.Model(at_cut, net.output, name="suffix")
+
+
+def _output(net: keras.Model, name: str) -> keras.KerasTensor:
+    return next(operation for operation in net.operations if operation.name == name).output
+
+
+def _check(names: list[str], name: str, fault: str, net: keras.Model, others: str) -> None:
+    if name not in names:
+        near = ", ".join(difflib.get_close_matches(name, names, 4, cutoff=0.0))
+        raise PipelineError(f"{fault} of {net.name}; nearest: {near} (or {others})")

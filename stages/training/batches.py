@@ -66,7 +66,8 @@ class Batches(keras.utils.PyDataset):
         x, y = self._activations[batch].astype(np.float32), self._window_targets[batch]
         if self._seed is None:
             return x, y
-        seed = (self._seed, self._epoch, index)
+        # From 1, because NumPy takes (seed, epoch), the order's, for (seed, epoch, 0, 0).
+        seed = (self._seed, self._epoch, index + 1)
         drawn = np.random.default_rng((*seed, 0)).random() < self._cutmix_share
         return cutmix(x, y, (*seed, 1)) if drawn else (x, y)
 

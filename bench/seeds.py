@@ -1,0 +1,40 @@
+"""`make seeds POINT=fastest SEEDS=20`: named settings with other seeds, and how much they matter.
+
+A clone of the last commit runs the stages from `features` to `evaluate` once for each seed of
+views, head and order; what is held out as dev stays the same. Each row is printed as it is known.
+"""
+
+import statistics
+import sys
+
+from dvc.utils.serialize import load_json, modify_yaml
+
+from bench.clone import clone
+from bench.point import settings
+from stages.params import PARAMS
+from stages.paths import METRICS
+
+SEEDED = ("features", "train_head", "fine_tune")
+
+
+def main(point: str, seeds: int) -> None:
+    """Print accuracy on dev and test for the seeds 1, 2, ..., and what is to be said of all."""
+    found: list[tuple[float, float]] = []
+    with clone(settings(point)) as project:
+        for seed in range(1, seeds + 1):
+            with modify_yaml(project.folder / PARAMS) as params:
+                for section in SEEDED:
+                    params[section]["seed"] = seed
+            project.run("dvc", "repro", "--no-commit", "evaluate")
+            metrics = load_json(project.folder / METRICS)
+            found += [(metrics["dev_accuracy_after_fine_tune"], metrics["val_accuracy"])]
+            print(f"seeds: {seed}: dev {found[-1][0]:.4f}, test {found[-1][1]:.4f}", flush=True)
+    print(f"\n| {point}, {seeds} seeds | min | median | max | standard deviation |\n|{'---|' * 5}")
+    for name, values in zip(("dev", "test"), zip(*found, strict=True), strict=True):
+        spread = statistics.stdev(values) if seeds > 1 else 0.0
+        all_of_them = (min(values), statistics.median(values), max(values), spread)
+        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in all_of_them)} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
