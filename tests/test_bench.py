@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bench import clone, compare, guide, plot, point, verify
+from bench import clone, compare, guide, plot, point, seeds, verify
 from stages import params
 from tests.conftest import PROJECT, Project
 
@@ -180,3 +180,22 @@ def test_three_ways_are_measured(here: Project, capfd: pytest.CaptureFixture[str
     said = capfd.readouterr().out
     assert said.splitlines()[-5].startswith("| what | seconds |")
     assert '"processor": ' in said.splitlines()[-7]
+
+
+@pytest.mark.faults
+def test_seeds_change_what_is_trained_and_not_what_it_is_measured_on(
+    here: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(seeds, "settings", lambda _: {})
+    seeds.main("small", 2)
+    said = capfd.readouterr().out
+    assert said.count("Running stage 'preprocess'") == 1
+    assert said.count("Running stage 'features'") == said.count("Running stage 'fine_tune'") == 2
+    header, _, dev, test = said.splitlines()[-4:]
+    assert header == "| small, 2 seeds | min | median | max | standard deviation |"
+    for row, name in ((dev, "dev"), (test, "test")):
+        found = [float(value) for value in re.findall(rf"seeds: .*{name} ([0-9.]+)", said)]
+        low, middle, high, spread = (float(cell) for cell in row.split("|")[2:-1])
+        assert (low, high) == (min(found), max(found))
+        assert middle == pytest.approx(sum(found) / 2, abs=1e-4)
+        assert spread == pytest.approx((high - low) / 2**0.5, abs=1e-4)
