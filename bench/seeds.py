@@ -25,7 +25,7 @@ def main(point: str, seeds: int) -> None:
             with modify_yaml(project.folder / PARAMS) as params:
                 for section in SEEDED:
                     params[section]["seed"] = seed
-            project.run("dvc", "repro", "--no-commit", "evaluate")
+            project.run("dvc", "repro", "evaluate")
             metrics = load_json(project.folder / METRICS)
             found += [(metrics["dev_accuracy_after_fine_tune"], metrics["val_accuracy"])]
             print(f"seeds: {seed}: dev {found[-1][0]:.4f}, test {found[-1][1]:.4f}", flush=True)
