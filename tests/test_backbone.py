@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages.errors import PipelineError
-from stages.nets import batch_norm, pretrained, saved_model
+from stages.nets import batch_norm, cut, pretrained, saved_model
 from stages.nets.backbone import Backbone
 from stages.nets.head import new_head, with_head
 from stages.nets.preprocessing import on_raw_images
@@ -104,7 +104,18 @@ def test_what_comes_after_the_last_layer_is_left_out(weights: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_last_layer_that_is_none_names_the_nearest() -> None:
-    said = "backbone.last_layer = 'conv_pw_1_rel' is no layer of .*conv_pw_1_relu, .*or all"
+@pytest.mark.parametrize("name", ["conv_pw_1_rel", "input_layer"])
+def test_a_last_layer_that_is_none_names_the_nearest(name: str) -> None:
+    said = f"backbone.last_layer = '{name}' is no layer of .* nearest: .*conv_.*or all"
     with pytest.raises(PipelineError, match=said):
-        cut_at("auto", last_layer="conv_pw_1_rel")
+        cut_at("auto", last_layer=name)
+
+
+def test_a_last_layer_without_maps_is_none() -> None:
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="maps")(image)
+    pooled = keras.layers.GlobalAveragePooling2D(name="vector")(x)
+    net = keras.Model(image, keras.layers.Dense(2)(pooled))
+    assert cut.truncated(net, "maps").output_shape == (None, 6, 6, 4)
+    with pytest.raises(PipelineError, match=r"'vector' is no layer of .*; nearest: maps \(or all"):
+        cut.truncated(net, "vector")

@@ -133,8 +133,8 @@ def choose(net: keras.Model, cut: str | float) -> str:
     if cut == "auto":
         cut = AUTO
     if isinstance(cut, str):
-        others = "auto, none, all, a share"
-        _check(points, cut, f"backbone.cut = {cut!r} is no cut point", net, others)
+        fault = f"backbone.cut = {cut!r} is no cut point of {net.name}"
+        _check(cut, points, fault, "auto, none, all, a share")
         return cut
     size = {
         o.name: math.prod(unrounded(o.output.shape, net.input_shape))
@@ -150,10 +150,12 @@ def truncated(net: keras.Model, last_layer: str) -> keras.Model:
     """Return a net up to one of its layers; the two share their layers and weights.
 
     Raises:
-        PipelineError: it has no layer of that name.
+        PipelineError: it has no layer of that name, or one that gives no maps (n, h, w, channels).
     """
-    names = [operation.name for operation in net.operations]
-    _check(names, last_layer, f"backbone.last_layer = {last_layer!r} is no layer", net, "all")
+    _, *layers = net.operations  # the first is the input
+    maps = [layer.name for layer in layers if len(getattr(layer.output, "shape", ())) == 4]
+    fault = f"backbone.last_layer = {last_layer!r} is no layer of {net.name} that gives maps"
+    _check(last_layer, maps, fault, "all")
     return keras.Model(net.input, _output(net, last_layer), name=net.name)
 
 
@@ -180,7 +182,7 @@ def _output(net: keras.Model, name: str) -> keras.KerasTensor:
     return next(operation for operation in net.operations if operation.name == name).output
 
 
-def _check(names: list[str], name: str, fault: str, net: keras.Model, others: str) -> None:
+def _check(name: str, names: list[str], fault: str, others: str) -> None:
     if name not in names:
         near = ", ".join(difflib.get_close_matches(name, names, 4, cutoff=0.0))
-        raise PipelineError(f"{fault} of {net.name}; nearest: {near} (or {others})")
+        raise PipelineError(f"{fault}; nearest: {near} (or {others})")
