@@ -18,7 +18,7 @@ SEEDED = ("features", "train_head", "fine_tune")
 
 
 def main(point: str, seeds: int) -> None:
-    """Print accuracy on dev and test for the seeds 1, 2, ..., and what is to be said of all."""
+    """Print accuracy on dev and test for the seeds 1, 2, ..., two at least, and their spread."""
     found: list[tuple[float, float]] = []
     with clone(settings(point)) as project:
         for seed in range(1, seeds + 1):
@@ -31,10 +31,13 @@ def main(point: str, seeds: int) -> None:
             print(f"seeds: {seed}: dev {found[-1][0]:.4f}, test {found[-1][1]:.4f}", flush=True)
     print(f"\n| {point}, {seeds} seeds | min | median | max | standard deviation |\n|{'---|' * 5}")
     for name, values in zip(("dev", "test"), zip(*found, strict=True), strict=True):
-        spread = statistics.stdev(values) if seeds > 1 else 0.0
+        spread = statistics.stdev(values)
         all_of_them = (min(values), statistics.median(values), max(values), spread)
         print(f"| {name} | {' | '.join(f'{value:.4f}' for value in all_of_them)} |")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    point, seeds = sys.argv[1:]
+    if not seeds.isdecimal() or int(seeds) < 2:
+        sys.exit(f"error: SEEDS = {seeds!r}: expected a whole number, 2 or more")
+    main(point, int(seeds))

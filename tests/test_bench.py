@@ -57,6 +57,14 @@ def test_an_unknown_name_is_one_line(fresh: Project) -> None:
     assert (status, said) == (1, expected)
 
 
+@pytest.mark.parametrize("count", ["1", "many"])
+def test_a_spread_is_of_two_seeds_at_least(fresh: Project, count: str) -> None:
+    command = [sys.executable, "-m", "bench.seeds", "fastest", count]
+    run = fresh.run(*command, PYTHONPATH=str(PROJECT))
+    expected = f"error: SEEDS = {count!r}: expected a whole number, 2 or more\n"
+    assert (run.returncode, run.stdout + run.stderr) == (1, expected)
+
+
 def drawn(folder: Path, rows: str, gate: float = 0.87) -> bytes:
     (folder / "table.csv").write_text(HEADER + rows)
     plot.draw(folder / "table.csv", gate, folder / "plot.svg")
