@@ -87,3 +87,20 @@ def test_seed_and_epoch_decide_the_order_and_what_is_mixed(share: float) -> None
     one.on_epoch_end()
     jumped.go_to(2)
     np.testing.assert_array_equal(images(one), images(jumped))
+
+
+def test_no_two_draws_share_their_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy fills a short seed up with zeros: (1, 0) is the same as (1, 0, 0, 0)."""
+    seeds, default_rng = [], np.random.default_rng
+
+    def noted(seed: tuple[int, ...]) -> np.random.Generator:
+        seeds.append(tuple(np.random.SeedSequence(seed).generate_state(4)))
+        return default_rng(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    images = np.zeros((40, 2, 2, 1), np.float16)
+    batches = Batches([images], np.zeros(40, int), 2, 10, seed=1, cutmix_share=1.0)
+    for _ in range(2):
+        assert len([batches[i] for i in range(len(batches))]) == 4
+        batches.on_epoch_end()
+    assert len(seeds) == len(set(seeds)) == 3 + 2 * 4 * 2  # orders; for each batch two draws
