@@ -56,15 +56,15 @@ def main(params: "Params") -> None:
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
     checkpoint = Checkpoint(CHECKPOINT, fingerprint("fine_tune", params))
-    result = fit.fit(
+    dev_accuracy = fit.fit(
         model,
         train,
         dev=(dev, None),
         epochs=settings.epochs,
+        curve=FINE_TUNE_CURVE,
         key="fine_tune",
         checkpoint=checkpoint,
     )
-    fit.write_curve(result.curve, FINE_TUNE_CURVE)
     saved_model.save(backbone.join(head, settings.test_time_flip), MODEL)
     checkpoint.remove()
-    print(f"fine-tuned: accuracy on dev {result.dev_accuracy:.4f}, without the mirror image")
+    print(f"fine-tuned: accuracy on dev {dev_accuracy:.4f}, without the mirror image")

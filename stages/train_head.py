@@ -46,15 +46,15 @@ def main(params: "Params") -> None:
         metrics=["accuracy"],
         jit_compile=False,
     )
-    result = fit.fit(
+    dev_accuracy = fit.fit(
         model,
         x,
         one_hot[y_train[chosen]],
         dev=(x_dev, one_hot[y_dev]),
         epochs=settings.epochs,
+        curve=HEAD_CURVE,
         batch_size=settings.batch_size,
         key="train_head",
     )
-    save_head(head, result.dev_accuracy, HEAD)
-    fit.write_curve(result.curve, HEAD_CURVE)
-    print(f"head alone: accuracy on dev {result.dev_accuracy:.4f}")
+    save_head(head, dev_accuracy, HEAD)
+    print(f"head alone: accuracy on dev {dev_accuracy:.4f}")

@@ -3,6 +3,7 @@
 import csv
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,47 +34,65 @@ def small_model(rate: float = 0.1) -> keras.Model:
 train_small = partial(fit.fit, y=Y, dev=(X[:20], Y[:20]), batch_size=20, key="fine_tune")
 
 
-def test_the_weights_that_stay_are_those_of_the_best_epoch_on_dev() -> None:
+def rows(curve: Path) -> list[dict[str, float]]:
+    with curve.open(newline="") as file:
+        return [{name: float(v) for name, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_the_weights_that_stay_are_those_of_the_best_epoch_on_dev(tmp_path: Path) -> None:
     set_up(5)
     model = small_model(0.9)  # so high that the dev accuracy goes up and down
-    result = train_small(model, X, epochs=6)
-    on_dev = [row["dev_accuracy"] for row in result.curve]
-    assert [row["epoch"] for row in result.curve] == [1, 2, 3, 4, 5, 6]
-    assert result.dev_accuracy == max(on_dev)
+    curve = tmp_path / "curve.csv"
+    best = train_small(model, X, epochs=6, curve=curve)
+    on_dev = [row["dev_accuracy"] for row in rows(curve)]
+    assert [row["epoch"] for row in rows(curve)] == [1, 2, 3, 4, 5, 6]
+    assert best == max(on_dev)
     assert on_dev[-1] < max(on_dev)  # else this test would show nothing
     measured = model.evaluate(X[:20], Y[:20], verbose=0, return_dict=True)["accuracy"]
-    assert measured == result.dev_accuracy
+    assert measured == best
 
 
-def test_no_epochs_train_nothing() -> None:
+def test_no_epochs_train_nothing(tmp_path: Path) -> None:
     model = small_model()
     before = model.get_weights()
-    result = train_small(model, X, epochs=0)
-    assert result.curve == []
-    assert result.dev_accuracy == pytest.approx(Y[:20, 0].mean())  # all logits are zero
+    accuracy = train_small(model, X, epochs=0, curve=tmp_path / "curve.csv")
+    assert rows(tmp_path / "curve.csv") == []
+    assert accuracy == pytest.approx(Y[:20, 0].mean())  # all logits are zero
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_a_loss_that_is_no_number_stops_with_a_line() -> None:
+def test_a_loss_that_is_no_number_stops_with_a_line(tmp_path: Path) -> None:
+    curve = tmp_path / "curve.csv"
     broken = X.copy()
     broken[7] = np.nan
     expected = r"fine_tune: the loss became nan in step [123] of epoch 1, at a rate of 0\.0\d+; low"
     with pytest.raises(PipelineError, match=expected):
-        train_small(small_model(), broken, epochs=1)
+        train_small(small_model(), broken, epochs=1, curve=curve)
     expected = "fine_tune: the loss on dev is nan at the end of epoch 1, at a rate of .*; lower"
     with pytest.raises(PipelineError, match=expected):
-        train_small(small_model(), X, dev=(broken, Y), epochs=1)
+        train_small(small_model(), X, dev=(broken, Y), epochs=1, curve=curve)
 
 
-def test_a_curve_is_a_table_for_plots(tmp_path: Path) -> None:
-    row = {"epoch": 1, "accuracy": 0.5, "loss": 1.0, "dev_accuracy": 0.25, "dev_loss": 2.0}
-    fit.write_curve([row], tmp_path / "curve.csv")
-    with (tmp_path / "curve.csv").open() as file:
-        (read,) = csv.DictReader(file)
-    assert {name: float(value) for name, value in read.items()} == row
+def test_the_curve_grows_while_training(tmp_path: Path) -> None:
+    curve = tmp_path / "curve.csv"
+    seen: list[int] = []
+
+    class Dev(Batches):
+        """Measured at the end of each epoch: notes how long the curve is then."""
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            seen.append(len(rows(curve)))
+            return super().__getitem__(index)
+
+    dev = (Dev(VIEWS[:1], LABELS, 2, 300), None)
+    train(3, curve, dev=dev)
+    assert sorted(set(seen)) == [0, 1, 2]
+    assert [row["epoch"] for row in rows(curve)] == [1, 2, 3]
 
 
-def train(epochs: int, checkpoint: Checkpoint | None = None) -> tuple[list[np.ndarray], fit.Fit]:
+def train(
+    epochs: int, curve: Path, checkpoint: Checkpoint | None = None, dev: Any = None
+) -> tuple[list[np.ndarray], float]:
     """Train a net with all that has a state: momentum, averages, dropout, order, CutMix."""
     set_up(3)
     model = keras.Sequential(
@@ -89,22 +108,26 @@ def train(epochs: int, checkpoint: Checkpoint | None = None) -> tuple[list[np.nd
     batches = Batches(VIEWS, LABELS, 2, 32, seed=1, cutmix_share=0.5)
     optimizer = recipe.optimizer(0.03, EPOCHS * len(batches), 0.1, 0.02)
     model.compile(optimizer, recipe.loss(), metrics=["accuracy"], jit_compile=False)
-    dev = (Batches(VIEWS[:1], LABELS, 2, 32), None)
-    result = fit.fit(model, batches, dev=dev, epochs=epochs, key="fine_tune", checkpoint=checkpoint)
-    return model.get_weights(), result
+    dev = dev or (Batches(VIEWS[:1], LABELS, 2, 32), None)
+    common = {"dev": dev, "epochs": epochs, "curve": curve, "key": "fine_tune"}
+    accuracy = fit.fit(model, batches, checkpoint=checkpoint, **common)
+    return model.get_weights(), accuracy
 
 
 def test_training_that_goes_on_ends_in_the_same_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights, result = train(EPOCHS)
-    assert np.argmax([row["dev_accuracy"] for row in result.curve]) > 0  # the best is not the first
+    curve = tmp_path / "curve.csv"
+    weights, accuracy = train(EPOCHS, curve)
+    whole = rows(curve)
+    assert np.argmax([row["dev_accuracy"] for row in whole]) > 0  # the best is not the first
     for after in (2, EPOCHS):
         checkpoint = Checkpoint(tmp_path / "a.npz", f"run {after}")
-        train(after, checkpoint)  # as if it was killed then
+        train(after, curve, checkpoint)  # as if it was killed then
+        curve.unlink()  # DVC removes it
         capsys.readouterr()
-        resumed, again = train(EPOCHS, checkpoint)
+        resumed, again = train(EPOCHS, curve, checkpoint)
         assert f"goes on after epoch {after} of {EPOCHS}" in capsys.readouterr().out
-        assert again == result
+        assert (again, rows(curve)) == (accuracy, whole)
         for a, b in zip(weights, resumed, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,18 +18,6 @@ CURVE_COLUMNS = ("epoch", "accuracy", "loss", "dev_accuracy", "dev_loss")
 KERAS_NAMES = ("accuracy", "loss", "val_accuracy", "val_loss")  # of the columns but the first
 
 
-class Fit(NamedTuple):
-    """What training gave, the weights aside.
-
-    Attributes:
-        curve: a row for each epoch, the keys of `CURVE_COLUMNS`.
-        dev_accuracy: accuracy on dev of the weights that are kept, in [0, 1].
-    """
-
-    curve: list[dict[str, float]]
-    dev_accuracy: float
-
-
 def fit(
     model: keras.Model,
     x: Any,
@@ -37,10 +25,11 @@ def fit(
     *,
     dev: tuple[Any, Any],
     epochs: int,
+    curve: Path,
     batch_size: int | None = None,
     key: str,
     checkpoint: Checkpoint | None = None,
-) -> Fit:
+) -> float:
     """Train a compiled model and leave it with the weights of the epoch that is best on dev.
 
     Args:
@@ -49,18 +38,23 @@ def fit(
         y: one-hot labels (n, classes); None if `x` has them.
         dev: the same two for the choice among epochs.
         epochs: how many; 0 trains nothing and only measures.
+        curve: a CSV file, for `dvc plots`, of columns `CURVE_COLUMNS`; whole after each epoch.
         batch_size: images in a batch; None if `x` makes its own.
         key: section of params.yaml that an error points at.
         checkpoint: where each epoch leaves what the next one needs, and where training goes on
             from, to the same bits. Only with `Batches`, which can go to an epoch.
 
+    Returns:
+        Accuracy on dev of the weights that are kept, in [0, 1].
+
     Raises:
         PipelineError: the loss is not a finite number.
     """
     if not epochs:
-        return Fit([], model.evaluate(*dev, verbose=0, return_dict=True)["accuracy"])
+        _write_curve([], curve)
+        return model.evaluate(*dev, verbose=0, return_dict=True)["accuracy"]
     create_variables(model)
-    state = TrainingState(model, key, checkpoint)
+    state = TrainingState(model, curve, key, checkpoint)
     if done := len(state.curve):
         x.go_to(done)
         print(f"{key}: goes on after epoch {done} of {epochs}", flush=True)
@@ -76,7 +70,7 @@ def fit(
         verbose=1 if sys.stdout.isatty() else 2,
     )
     model.set_weights(state.best_weights)
-    return Fit(state.curve, state.best_accuracy)
+    return state.best_accuracy
 
 
 def create_variables(model: keras.Model) -> None:
@@ -95,6 +89,7 @@ class TrainingState(keras.callbacks.Callback):
 
     Args:
         model: compiled, its variables created; brought to the state that is in `checkpoint`.
+        path: the CSV file of the curve.
         key: section of params.yaml that an error points at.
         checkpoint: where it is kept; None keeps nothing.
 
@@ -104,8 +99,11 @@ class TrainingState(keras.callbacks.Callback):
         best_accuracy: that accuracy, in [0, 1].
     """
 
-    def __init__(self, model: keras.Model, key: str, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self, model: keras.Model, path: Path, key: str, checkpoint: Checkpoint | None
+    ) -> None:
         super().__init__()
+        self._path = path
         self._key = key
         self._checkpoint = checkpoint
         self.curve: list[dict[str, float]] = []
@@ -117,6 +115,7 @@ class TrainingState(keras.callbacks.Callback):
             self.best_weights = [saved[f"best{place}"] for place in range(len(model.weights))]
             self.best_accuracy = float(saved["best_accuracy"])
             self.curve = json.loads(str(saved["curve"]))
+        _write_curve(self.curve, path)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         """Stop at a loss, a mean over the epoch so far, that is not a finite number."""
@@ -127,6 +126,7 @@ class TrainingState(keras.callbacks.Callback):
         self._check(logs["val_loss"], f"loss on dev is {logs['val_loss']} at the end")
         values = (epoch + 1, *(float(logs[name]) for name in KERAS_NAMES))
         self.curve.append(dict(zip(CURVE_COLUMNS, values, strict=True)))
+        _write_curve(self.curve, self._path)
         if logs["val_accuracy"] > self.best_accuracy:
             self.best_accuracy = float(logs["val_accuracy"])
             self.best_weights = self.model.get_weights()
@@ -150,8 +150,7 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def write_curve(curve: list[dict[str, float]], path: Path) -> None:
-    """Write a learning curve as CSV, for `dvc plots`."""
+def _write_curve(curve: list[dict[str, float]], path: Path) -> None:
     with replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, CURVE_COLUMNS)
         writer.writeheader()
