@@ -27,7 +27,7 @@ def main(point: str, seeds: int) -> None:
                     params[section]["seed"] = seed
             project.run("dvc", "repro", "evaluate")
             metrics = load_json(project.folder / METRICS)
-            found += [(metrics["dev_accuracy_after_fine_tune"], metrics["val_accuracy"])]
+            found += [(metrics["dev_accuracy"], metrics["val_accuracy"])]
             print(f"seeds: {seed}: dev {found[-1][0]:.4f}, test {found[-1][1]:.4f}", flush=True)
     print(f"\n| {point}, {seeds} seeds | min | median | max | standard deviation |\n|{'---|' * 5}")
     for name, values in zip(("dev", "test"), zip(*found, strict=True), strict=True):

@@ -23,6 +23,7 @@ STAGES = (
     "train_head",
     "fine_tune",
     "evaluate",
+    "report",
     "gate",
 )
 LOCAL_CONFIG = ".dvc/config.local"

@@ -1,4 +1,4 @@
-"""Stage 8: fail unless the measured accuracy reaches the gate."""
+"""Stage 9: fail unless the measured accuracy reaches the gate."""
 
 import json
 from typing import TYPE_CHECKING, Any

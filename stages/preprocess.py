@@ -8,18 +8,18 @@ import numpy.typing as npt
 from stages.data import archive
 from stages.errors import PipelineError
 from stages.files import replacing
-from stages.paths import ARCHIVE, DATASET
+from stages.paths import ARCHIVE, DATASET, DEV_INDEX
 
 if TYPE_CHECKING:
     from stages.params import Params
 
 
 def main(params: "Params") -> None:
-    """Write data/processed/cifar10.npz.
+    """Write data/processed/cifar10.npz and dev_index.npy.
 
-    It holds x_train, x_dev, x_test: uint8 (n, 32, 32, 3); y_train, y_dev, y_test: uint8 (n,);
+    The first has x_train, x_dev, x_test: uint8 (n, 32, 32, 3); y_train, y_dev, y_test: uint8 (n,);
     class_names: str (10,). Train and dev divide the archive's training images; test is in the
-    archive's order.
+    archive's order. The second, int64 (n,), says which of the training images those of dev are.
     """
     data = archive.read(ARCHIVE)
     train, dev = stratified_split(
@@ -36,6 +36,8 @@ def main(params: "Params") -> None:
             y_test=data.y_test,
             class_names=np.array(data.class_names),
         )
+    with replacing(DEV_INDEX) as partial:
+        np.save(partial, dev)
     print(f"{DATASET}: {len(train)} train, {len(dev)} dev, {len(data.y_test)} test images")
 
 

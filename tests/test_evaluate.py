@@ -1,7 +1,9 @@
 """Stage 7: measures agree with Keras's own, and a model that gives no numbers is not measured."""
 
 import csv
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -9,8 +11,21 @@ import numpy as np
 import pytest
 
 from stages import evaluate, params
+from stages.calibration import ece
 from stages.errors import PipelineError
-from stages.paths import CONFUSION, DATASET, ENVIRONMENT, HEAD, METRICS, MODEL
+from stages.paths import (
+    ARCHIVE,
+    CLASS_ACCURACY,
+    CONFUSION,
+    DATASET,
+    ENVIRONMENT,
+    HEAD,
+    METRICS,
+    MODEL,
+    MODEL_CARD,
+    PROBABILITIES,
+    WEIGHTS,
+)
 from tests.conftest import PROJECT
 
 ALL = params.load(PROJECT / "params.yaml")
@@ -22,8 +37,9 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the current folder: 200 test images without class 9, 20 dev images, a head, a model."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(1)
-    for path in (DATASET, HEAD):
+    for path in (ARCHIVE, DATASET, HEAD, WEIGHTS):
         path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
     np.savez(
         DATASET,
         x_dev=rng.integers(0, 256, (20, 32, 32, 3), np.uint8),
@@ -65,20 +81,58 @@ def test_measures_are_those_of_keras() -> None:
     of_dev = model.evaluate(x_dev, one_hot[y_dev], verbose=0, return_dict=True)
     assert metrics["val_accuracy"] == pytest.approx(of_test["accuracy"], abs=1e-6)
     assert metrics["val_loss"] == pytest.approx(of_test["loss"], rel=1e-4)
-    assert metrics["dev_accuracy_after_fine_tune"] == pytest.approx(of_dev["accuracy"], abs=1e-6)
+    assert metrics["dev_accuracy"] == pytest.approx(of_dev["accuracy"], abs=1e-6)
     assert metrics["dev_accuracy_after_head"] == 0.25
 
     predicted = model.predict(x_test, verbose=0).argmax(axis=1)
-    assert metrics["class_accuracy"] == {
+    with CLASS_ACCURACY.open(newline="") as file:
+        by_class = {row["class"]: float(row["accuracy"]) for row in csv.DictReader(file)}
+    assert by_class == {
         f"class {label}": pytest.approx(np.mean(predicted[y_test == label] == label), abs=1e-6)
         for label in range(9)  # there is no test image of class 9
     }
+    with np.load(PROBABILITIES) as found:
+        assert found["dev"].dtype == found["test"].dtype == np.float32
+        np.testing.assert_allclose(found["dev"], model.predict(x_dev, verbose=0), atol=1e-6)
+        np.testing.assert_allclose(found["test"], model.predict(x_test, verbose=0), atol=1e-6)
+        assert metrics["ece"] == pytest.approx(ece(found["test"], y_test), abs=1e-6)
     assert 0 < metrics["val_accuracy"] < 1
     with CONFUSION.open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["actual", "predicted"]
     assert rows[1:] == [list(row) for row in zip(NAMES[y_test], NAMES[predicted], strict=True)]
     assert json.loads(ENVIRONMENT.read_text())["keras"] == keras.__version__
+
+
+def in_card(folder: Path) -> dict[str, float]:
+    """Return the numbers in the tables of a model card, by the name in the first column."""
+    rows = re.findall(r"^\| ([\w ]+) \| ([0-9.]+) \|", (folder / MODEL_CARD).read_text(), re.M)
+    return {name: float(value) for name, value in rows}
+
+
+def test_the_card_has_all_measures_and_says_what_the_files_are() -> None:
+    evaluate.main(ALL)
+    with CLASS_ACCURACY.open(newline="") as file:
+        by_class = {row["class"]: float(row["accuracy"]) for row in csv.DictReader(file)}
+    measured = json.loads(METRICS.read_text()) | by_class
+    assert in_card(Path()) == {name: round(value, 4) for name, value in measured.items()}
+    card = MODEL_CARD.read_text()
+    assert f"`{hashlib.sha256().hexdigest()}`" in card
+    assert "the archive is unknown to this project" in card
+    assert f"keras.applications.{ALL.backbone.name}`" in card
+    assert "$" not in card
+
+
+def test_every_archive_that_is_accepted_is_known_to_the_card() -> None:
+    assert set(ALL.download.sha256) <= set(evaluate.KNOWN)
+
+
+def test_the_committed_card_says_what_the_committed_metrics_do() -> None:
+    measured = json.loads((PROJECT / METRICS).read_text())
+    said = in_card(PROJECT)
+    assert {name: said[name] for name in measured} == {
+        name: round(value, 4) for name, value in measured.items()
+    }
 
 
 @pytest.mark.parametrize(

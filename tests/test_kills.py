@@ -74,7 +74,7 @@ def test_kills_at_random_moments_end_in_the_same_bytes(project: Project) -> None
     expected = project.outputs()
     rng = random.Random(KILLS)
     for number in range(KILLS):
-        stage = STAGES[-2 - number // 2 % 7]
+        stage = STAGES[-2 - number // 2 % 8]
         target = rng.choice(["stage", "dvc", "group"])
         moment = rng.uniform(0.3, SECONDS.get(stage, 6))
         if number % 2 == 0:

@@ -81,7 +81,12 @@ SLOW = ("backbone", "features", "train_head", "fine_tune", "evaluate")
 
 @pytest.mark.parametrize(
     "stage",
-    ["download", "preprocess", *(pytest.param(name, marks=pytest.mark.faults) for name in SLOW)],
+    [
+        "download",
+        "preprocess",
+        "report",
+        *(pytest.param(name, marks=pytest.mark.faults) for name in SLOW),
+    ],
 )
 def test_a_full_disk_is_one_line_and_nothing_half_written(project: Project, stage: str) -> None:
     """Files that may not grow beyond 512 bytes stand for the disk."""

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from stages import preprocess
 from stages.data import archive
 from stages.errors import PipelineError
-from stages.paths import ARCHIVE, DATASET
+from stages.paths import ARCHIVE, DATASET, DEV_INDEX
 from stages.preprocess import stratified_split
 from tests import drawn
 
@@ -50,12 +50,13 @@ def test_the_stage_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.M
     drawn.write_archive(ARCHIVE, drawn.members(20))
     params: Any = SimpleNamespace(preprocess=SimpleNamespace(dev_fraction=0.1, seed=1))
     preprocess.main(params)
-    first = DATASET.read_bytes()
+    first = DATASET.read_bytes(), DEV_INDEX.read_bytes()
     preprocess.main(params)
-    assert DATASET.read_bytes() == first
+    assert (DATASET.read_bytes(), DEV_INDEX.read_bytes()) == first
 
     source = archive.read(ARCHIVE)
     train, dev = stratified_split(source.y_train, 0.1, 1)
+    np.testing.assert_array_equal(np.load(DEV_INDEX), dev)
     with np.load(DATASET) as file:
         data = dict(file)
     assert data.pop("class_names").tolist() == drawn.CLASS_NAMES

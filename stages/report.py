@@ -1,0 +1,126 @@
+"""Stage 8: draw what the model gets wrong, how far it can be believed, and which labels it doubts.
+
+Nothing is measured here. `dvc plots show` shows the pictures beside the other plots.
+"""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from stages.calibration import BINS, ece, fit_temperature, reliability, scale
+from stages.files import read_arrays, reading, replacing
+from stages.paths import DATASET, DEV_INDEX, PROBABILITIES, REPORT
+
+if TYPE_CHECKING:
+    from stages.params import Params
+
+ROWS, COLUMNS = 5, 8  # of images in a picture
+
+
+def main(params: "Params") -> None:
+    """Write three pictures, and label_suspects.csv.
+
+    Its `index` counts from 0 in the archive's order: in the test batch for "test", in the five
+    training batches, one after the other, for "dev".
+    """
+    dev, test = read_arrays(PROBABILITIES, "dev", "test")
+    x_dev, y_dev, x_test, y_test, names = read_arrays(
+        DATASET, "x_dev", "y_dev", "x_test", "y_test", "class_names"
+    )
+    with reading(DEV_INDEX):
+        index = np.concatenate([np.load(DEV_INDEX), np.arange(len(test))])
+    part = np.repeat(["dev", "test"], [len(dev), len(test)])
+    images, labels = np.concatenate([x_dev, x_test]), np.concatenate([y_dev, y_test])
+    probabilities = np.concatenate([dev, test])
+    said, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    suspects = label_suspects(probabilities, labels)
+    mistakes = suspects[np.argsort(-confidence[suspects], kind="stable")]
+    mistakes = mistakes[part[mistakes] == "test"]
+
+    with replacing(REPORT / "label_suspects.csv") as partial, partial.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["part", "index", "label", "predicted", "self_confidence", "confidence"])
+        for i in suspects:
+            shares = (f"{share:.6f}" for share in (probabilities[i, labels[i]], confidence[i]))
+            table.writerow([part[i], index[i], names[labels[i]], names[said[i]], *shares])
+    with mpl.style.context("default"):  # a user's own matplotlibrc changes nothing
+        for name, ranked in (("mistakes", mistakes), ("label_suspects", suspects)):
+            chosen = ranked[: ROWS * COLUMNS]
+            captions = [
+                f"{part[i]} {index[i]}: {names[labels[i]]}\n"
+                f"says {names[said[i]]} {confidence[i]:.3f}"
+                for i in chosen
+            ]
+            save(drawn_images(images[chosen], captions), REPORT / f"{name}.png")
+        save(reliability_diagram(dev, y_dev, test, y_test), REPORT / "reliability.png")
+    print(f"{REPORT}: {len(mistakes)} mistakes on test, {len(suspects)} label suspects")
+
+
+def label_suspects(probabilities: npt.NDArray, labels: npt.NDArray) -> npt.NDArray[np.intp]:
+    """Return which labels the model contradicts, the most surely contradicted first.
+
+    The order is by self-confidence, the probability of the given label (Northcutt et al. 2021,
+    Confident Learning, https://arxiv.org/abs/1911.00068).
+
+    It is a list to look through, no list of errors: an unusual image, or one that is hard for this
+    model, ranks as high as one with a wrong label. It says nothing of training images, which this
+    model has seen, labels and all, and is too kind to dev, on which the settings were chosen.
+
+    Args:
+        probabilities: (n, classes), of images that the model was not trained on.
+        labels: (n,) integers in [0, classes).
+
+    Returns:
+        Indices of those labels that are not the likeliest class: (m,), m <= n.
+    """
+    self_confidence = probabilities[np.arange(len(labels)), labels]
+    ranked = np.argsort(self_confidence, kind="stable")
+    return ranked[probabilities.argmax(axis=1)[ranked] != labels[ranked]]
+
+
+def drawn_images(images: npt.NDArray, captions: list[str]) -> Figure:
+    """Draw up to ROWS * COLUMNS images, uint8 (n, 32, 32, 3), enlarged, each under its caption."""
+    figure = Figure(figsize=(12, 9))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.95)
+    grid = figure.subplots(ROWS, COLUMNS).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, image, caption in zip(grid, images, captions, strict=False):
+        axes.imshow(image)
+        axes.set_title(caption, fontsize=8.5)
+    return figure
+
+
+def reliability_diagram(
+    dev: npt.NDArray, y_dev: npt.NDArray, test: npt.NDArray, y_test: npt.NDArray
+) -> Figure:
+    """Draw accuracy against confidence on test, as it is and at a temperature fitted on dev."""
+    temperature = fit_temperature(dev, y_dev)
+    figure = Figure(figsize=(6, 7), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    above.plot([0, 1], [0, 1], "--", c="gray", label="calibrated")
+    for name, probabilities in (
+        ("as saved", test),
+        (f"temperature {temperature:.2f}", scale(test, temperature)),
+    ):
+        label = f"{name}: ECE {ece(probabilities, y_test):.4f}"
+        count, *sums = reliability(probabilities, y_test)
+        x, y = (total[count > 0] / count[count > 0] for total in sums)
+        above.plot(x, y, "o-", label=label)
+        below.stairs(count, np.linspace(0, 1, BINS + 1))
+    above.set(ylabel="accuracy", title=f"{len(test):,} test images in {BINS} bins")
+    above.legend()
+    below.set(xlabel="confidence", ylabel="images", yscale="log")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save a picture, the same bytes each time."""
+    with replacing(path) as partial:
+        figure.savefig(partial, metadata={"Software": None})
