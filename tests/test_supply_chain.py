@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from tests.conftest import PROJECT
 
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
+GPU = "requirements-gpu.txt"
 LOCKED = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9.-]*)(\[[a-z0-9,-]+\])?==(?P<version>[A-Za-z0-9.+]+)"
     r"( ; (?P<marker>[^@;]+?))?( --hash=sha256:[0-9a-f]{64})+"
@@ -59,6 +60,8 @@ def test_the_locks_agree_and_hold_what_pyproject_asks_for(python: str) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     runtime, development = pins(RUNTIME, python), pins(DEVELOPMENT, python)
     assert development.items() <= (development | runtime).items()
+    of_gpu = pins(GPU, python).items() - runtime.items()
+    assert {name.partition("-")[0] for name, _ in of_gpu} == {"nvidia"}
     for locked, lines in (
         (runtime, project["project"]["dependencies"]),
         (development, project["dependency-groups"]["dev"]),
@@ -124,4 +127,5 @@ def test_no_tracked_file_names_a_machine_or_its_registry() -> None:
     names = [name for name in listed.stdout.splitlines() if (PROJECT / name).is_file()]
     assert len(names) > 50
     assert [name for name in names if OF_A_MACHINE.search((PROJECT / name).read_text())] == []
-    assert "://" not in (PROJECT / RUNTIME).read_text() + (PROJECT / DEVELOPMENT).read_text()
+    locks = (PROJECT / name for name in (RUNTIME, DEVELOPMENT, GPU))
+    assert "://" not in "".join(path.read_text() for path in locks)
