@@ -12,7 +12,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, Project
 
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 GPU = "requirements-gpu.txt"
@@ -120,6 +120,19 @@ def test_a_workflow_permits_the_least(path: Path) -> None:
 def test_each_weakness_is_seen(old: str, new: str, found: str) -> None:
     text = (PROJECT / ".github/workflows/audit.yml").read_text()
     assert weaknesses(re.sub(old, new, text)) == [found]
+
+
+def test_the_summary_of_a_job_has_metrics_and_the_verdict(project: Project) -> None:
+    workflow = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
+    steps = workflow["jobs"]["reproduce"]["steps"]
+    (script,) = (step["run"] for step in steps if step.get("name") == "summary")
+    branch = "git update-ref refs/remotes/origin/main HEAD~1"  # where nothing had run yet
+    done = project.run("bash", "-ec", f"{branch}\n{script}", GITHUB_STEP_SUMMARY="summary.md")
+    assert done.returncode == 0, done.stderr
+    computed, compared = (project.folder / "summary.md").read_text().split("###")[1:]
+    assert "| val_accuracy " in computed
+    assert "\ngate: passed, " in computed
+    assert re.search(r"\| metrics.json +\| val_accuracy +\| - ", compared)
 
 
 def test_no_tracked_file_names_a_machine_or_its_registry() -> None:
