@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo point backbones bench seeds plot verify lint lock audit clean
+.PHONY: reproduce test demo predict point backbones bench seeds plot verify lint lock audit clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
@@ -24,6 +24,9 @@ demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: 
 		&& cd "$$folder/demo" && export MIRROR="$$folder/demo/mirror" && dvc repro \
 		&& dvc metrics show --md && echo 'demo: finished. Its accuracy means nothing: the images are' \
 		'drawn, the backbone random.'
+
+predict: .venv/runtime ## say what is on photos: make predict IMAGE="photo.jpg folder"
+	@$(BIN)/python predict.py $(IMAGE)
 
 point: .venv/runtime ## run settings named in bench/points.yaml: make point POINT=fastest
 	@$(BIN)/python -m bench.point $(POINT)
@@ -52,12 +55,14 @@ lint: .venv/development
 # what goes to stderr the last line is the result, a traceback's too.
 audit: .venv/development ## ask PyPI for known vulnerabilities of what is locked: needs the network
 	@exec 3>&1; said=$$($(BIN)/python -m pip_audit --strict --require-hashes --disable-pip \
-		--progress-spinner off -r requirements.txt -r requirements-dev.txt 2>&1 >&3); status=$$?; \
+		--progress-spinner off -r requirements-gpu.txt -r requirements-dev.txt 2>&1 >&3); status=$$?; \
 	echo "$$said" | tail -n 1; test $$status = 0 || { echo 'error: audit: a known vulnerability (listed' \
 		'above), or no answer from PyPI, and then nothing is known: try again' >&2; exit 1; }
 
 lock: .venv/development ## write the newest allowed versions, with hashes
 	@$(LOCK) --upgrade pyproject.toml --output-file requirements.txt
+	@$(LOCK) --upgrade --extra gpu --constraints requirements.txt pyproject.toml \
+		--output-file requirements-gpu.txt
 	@$(LOCK) --upgrade --group dev --constraints requirements.txt --output-file requirements-dev.txt
 
 clean: ## remove the environment; `dvc gc -w` cleans the cache

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,23 @@ def set_up(seed: int) -> None:
     keras.config.set_epsilon(1e-7)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    print(json.dumps(description()), flush=True)
+    print(json.dumps(description()))
+    print(f"computes on {device()}", flush=True)
+
+
+def device() -> str:
+    """Name what TensorFlow computes on, and what it leaves idle. With a GPU it has not been run."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        return ", ".join(
+            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+            for gpu in gpus
+        )
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or description()["processors"]
+    if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
+        remedy = "`pip install --require-hashes -r requirements-gpu.txt` may help"
+        return f"the CPU, {threads} threads; TensorFlow does not see the NVIDIA device: {remedy}"
+    return f"the CPU, {threads} threads"
 
 
 def description() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -9,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import tensorflow as tf
 
 from stages import environment
 
@@ -39,8 +41,9 @@ def test_a_run_is_the_same_whatever_the_user_has_set(tmp_path: Path) -> None:
 
     said = lines()
     assert json.loads(said[0]) == environment.description()
-    assert said[1] == "tensorflow channels_last float32"
-    assert said[3] == "set()"
+    assert said[1] == f"computes on {environment.device()}"
+    assert said[2] == "tensorflow channels_last float32"
+    assert said[4] == "set()"
     home = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax", "KERAS_MAX_EPOCHS": "1"}
     assert lines(TF_USE_LEGACY_KERAS="1", **home) == said
 
@@ -65,3 +68,16 @@ def test_it_names_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> N
     found = environment.description()
     assert found["instructions"] == ""
     assert found["processor"]
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow sees a GPU")
+def test_an_nvidia_device_that_is_not_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.touch(0o755)
+    monkeypatch.setenv("PATH", "")
+    if not Path("/proc/driver/nvidia").exists():
+        assert re.fullmatch(r"the CPU, [1-9]\d* threads", environment.device())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.device().endswith("-r requirements-gpu.txt` may help")

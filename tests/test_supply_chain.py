@@ -12,9 +12,10 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, Project
 
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
+GPU = "requirements-gpu.txt"
 LOCKED = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9.-]*)(\[[a-z0-9,-]+\])?==(?P<version>[A-Za-z0-9.+]+)"
     r"( ; (?P<marker>[^@;]+?))?( --hash=sha256:[0-9a-f]{64})+"
@@ -59,6 +60,8 @@ def test_the_locks_agree_and_hold_what_pyproject_asks_for(python: str) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     runtime, development = pins(RUNTIME, python), pins(DEVELOPMENT, python)
     assert development.items() <= (development | runtime).items()
+    of_gpu = pins(GPU, python).items() ^ runtime.items()
+    assert {name.partition("-")[0] for name, _ in of_gpu} == {"nvidia"}
     for locked, lines in (
         (runtime, project["project"]["dependencies"]),
         (development, project["dependency-groups"]["dev"]),
@@ -119,9 +122,23 @@ def test_each_weakness_is_seen(old: str, new: str, found: str) -> None:
     assert weaknesses(re.sub(old, new, text)) == [found]
 
 
+def test_the_summary_of_a_job_has_metrics_and_the_verdict(project: Project) -> None:
+    workflow = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
+    steps = workflow["jobs"]["reproduce"]["steps"]
+    (script,) = (step["run"] for step in steps if step.get("name") == "summary")
+    branch = "git update-ref refs/remotes/origin/main HEAD~1"  # where nothing had run yet
+    done = project.run("bash", "-ec", f"{branch}\n{script}", GITHUB_STEP_SUMMARY="summary.md")
+    assert done.returncode == 0, done.stderr
+    computed, compared = (project.folder / "summary.md").read_text().split("###")[1:]
+    assert "| val_accuracy " in computed
+    assert "\ngate: passed, " in computed
+    assert re.search(r"\| metrics.json +\| val_accuracy +\| - ", compared)
+
+
 def test_no_tracked_file_names_a_machine_or_its_registry() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True)
     names = [name for name in listed.stdout.splitlines() if (PROJECT / name).is_file()]
     assert len(names) > 50
     assert [name for name in names if OF_A_MACHINE.search((PROJECT / name).read_text())] == []
-    assert "://" not in (PROJECT / RUNTIME).read_text() + (PROJECT / DEVELOPMENT).read_text()
+    locks = (PROJECT / name for name in (RUNTIME, DEVELOPMENT, GPU))
+    assert "://" not in "".join(path.read_text() for path in locks)
