@@ -52,7 +52,7 @@ def files(path: Path) -> list[Path]:
     """Return the path itself, or of a folder the images that lie in it."""
     if not path.is_dir():
         return [path]
-    suffixes = Image.registered_extensions()
+    suffixes = {name for name, kind in Image.registered_extensions().items() if kind != "HDF5"}
     return sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
 
 
