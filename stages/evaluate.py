@@ -41,7 +41,7 @@ KNOWN = {
         "**a mirror's, re-encoded as JPEG of quality 75**; all figures are of these images"
     ),
     "d96ad2d788eff30f188d1f81b72c81ceac9a43abc1c252c1dfc7651b7388a1b0": (
-        "a mirror's, with last blocks it says it tuned on breeds of dogs"
+        "a mirror's, not Keras's own: the mirror says that its last blocks were tuned on dog breeds"
     ),
 }
 
@@ -76,15 +76,15 @@ def main(params: "Params") -> None:
         "ece": rounded(ece(test, y_test)),
     }
     by_class = [(names[k], rounded(right[y_test == k].mean())) for k in np.unique(y_test)]
+    temperature = fit_temperature(dev, y_dev)
     with replacing(PROBABILITIES) as partial:
-        np.savez(partial, dev=dev, test=test)
+        np.savez(partial, dev=dev, test=test, temperature=temperature)
     for path, rows in (
         (CONFUSION, [("actual", "predicted"), *zip(names[y_test], names[predicted], strict=True)]),
         (CLASS_ACCURACY, [("class", "accuracy"), *by_class]),
     ):
         with replacing(path) as partial, partial.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
-    temperature = fit_temperature(dev, y_dev)
     ece_scaled = ece(scale(test, temperature), y_test)
     with replacing(MODEL_CARD) as partial:
         partial.write_text(model_card(params, metrics, by_class, temperature, ece_scaled))

@@ -1,6 +1,6 @@
 """Stage 8: draw what the model gets wrong, how far it can be believed, and which labels it doubts.
 
-Nothing is measured here. `dvc plots show` shows the pictures beside the other plots.
+Nothing is fitted here. `dvc plots show` shows the pictures beside the other plots.
 """
 
 import csv
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from stages.calibration import BINS, ece, fit_temperature, reliability, scale
+from stages.calibration import BINS, ece, reliability, scale
 from stages.files import read_arrays, reading, replacing
 from stages.paths import DATASET, DEV_INDEX, PROBABILITIES, REPORT
 
@@ -29,7 +29,7 @@ def main(params: "Params") -> None:
     Its `index` counts from 0 in the archive's order: in the test batch for "test", in the five
     training batches, one after the other, for "dev".
     """
-    dev, test = read_arrays(PROBABILITIES, "dev", "test")
+    dev, test, temperature = read_arrays(PROBABILITIES, "dev", "test", "temperature")
     x_dev, y_dev, x_test, y_test, names = read_arrays(
         DATASET, "x_dev", "y_dev", "x_test", "y_test", "class_names"
     )
@@ -58,7 +58,7 @@ def main(params: "Params") -> None:
                 for i in chosen
             ]
             save(drawn_images(images[chosen], captions), REPORT / f"{name}.png")
-        save(reliability_diagram(dev, y_dev, test, y_test), REPORT / "reliability.png")
+        save(reliability_diagram(test, y_test, float(temperature)), REPORT / "reliability.png")
     print(f"{REPORT}: {len(mistakes)} mistakes on test, {len(suspects)} label suspects")
 
 
@@ -97,11 +97,8 @@ def drawn_images(images: npt.NDArray, captions: list[str]) -> Figure:
     return figure
 
 
-def reliability_diagram(
-    dev: npt.NDArray, y_dev: npt.NDArray, test: npt.NDArray, y_test: npt.NDArray
-) -> Figure:
+def reliability_diagram(test: npt.NDArray, y_test: npt.NDArray, temperature: float) -> Figure:
     """Draw accuracy against confidence on test, as it is and at a temperature fitted on dev."""
-    temperature = fit_temperature(dev, y_dev)
     figure = Figure(figsize=(6, 7), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     above.plot([0, 1], [0, 1], "--", c="gray", label="calibrated")

@@ -45,7 +45,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (DATASET, PROBABILITIES):
         path.parent.mkdir(parents=True)
     np.savez(DATASET, **dataset)  # type: ignore[arg-type]
-    np.savez(PROBABILITIES, **found)  # type: ignore[arg-type]
+    np.savez(PROBABILITIES, temperature=1.5, **found)  # type: ignore[arg-type]
     np.save(DEV_INDEX, DEV)
 
 
