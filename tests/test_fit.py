@@ -35,6 +35,8 @@ train_small = partial(fit.fit, y=Y, dev=(X[:20], Y[:20]), batch_size=20, key="fi
 
 
 def rows(curve: Path) -> list[dict[str, float]]:
+    if not curve.exists():
+        return []
     with curve.open(newline="") as file:
         return [{name: float(v) for name, v in row.items()} for row in csv.DictReader(file)]
 
@@ -56,7 +58,7 @@ def test_no_epochs_train_nothing(tmp_path: Path) -> None:
     model = small_model()
     before = model.get_weights()
     accuracy = train_small(model, X, epochs=0, curve=tmp_path / "curve.csv")
-    assert rows(tmp_path / "curve.csv") == []
+    assert (tmp_path / "curve.csv").read_text().split() == [",".join(fit.CURVE_COLUMNS)]
     assert accuracy == pytest.approx(Y[:20, 0].mean())  # all logits are zero
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 

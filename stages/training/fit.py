@@ -115,7 +115,7 @@ class TrainingState(keras.callbacks.Callback):
             self.best_weights = [saved[f"best{place}"] for place in range(len(model.weights))]
             self.best_accuracy = float(saved["best_accuracy"])
             self.curve = json.loads(str(saved["curve"]))
-        _write_curve(self.curve, path)
+            _write_curve(self.curve, path)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         """Stop at a loss, a mean over the epoch so far, that is not a finite number."""
@@ -126,7 +126,6 @@ class TrainingState(keras.callbacks.Callback):
         self._check(logs["val_loss"], f"loss on dev is {logs['val_loss']} at the end")
         values = (epoch + 1, *(float(logs[name]) for name in KERAS_NAMES))
         self.curve.append(dict(zip(CURVE_COLUMNS, values, strict=True)))
-        _write_curve(self.curve, self._path)
         if logs["val_accuracy"] > self.best_accuracy:
             self.best_accuracy = float(logs["val_accuracy"])
             self.best_weights = self.model.get_weights()
@@ -136,6 +135,8 @@ class TrainingState(keras.callbacks.Callback):
             arrays["best_accuracy"] = np.array(self.best_accuracy)
             arrays["curve"] = np.array(json.dumps(self.curve))
             self._checkpoint.save(arrays)
+        # After the checkpoint, so that an epoch that could not be kept leaves nothing.
+        _write_curve(self.curve, self._path)
 
     def _check(self, loss: float, what: str) -> None:
         if not np.isfinite(loss):
