@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from stages.data import activations
 from stages.data.views import View
-from stages.environment import set_up
+from stages.environment import set_up, use_bfloat16
 from stages.files import read_arrays, replacing
 from stages.nets.backbone import Backbone
 from stages.paths import DATASET, FEATURES, WEIGHTS, dev_features, train_view
@@ -17,6 +17,7 @@ def main(params: "Params") -> None:
     """Write data/features: train_view0.npy, train_view1.npy, ..., dev.npy."""
     settings = params.features
     set_up(settings.seed)
+    use_bfloat16()
     backbone = Backbone(params.backbone, WEIGHTS)
     print(backbone, flush=True)
     prefix = backbone.frozen_prefix()

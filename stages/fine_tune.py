@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from stages.data import activations
-from stages.environment import set_up
+from stages.environment import set_up, use_bfloat16
 from stages.files import read_arrays
 from stages.nets import saved_model
 from stages.nets.backbone import Backbone
@@ -30,6 +30,7 @@ def main(params: "Params") -> None:
     """Write cifar10.h5 (raw images in, probabilities out, compiled) and the learning curve."""
     settings = params.fine_tune
     set_up(settings.seed)
+    use_bfloat16()
     y_train, y_dev, names = read_arrays(DATASET, "y_train", "y_dev", "class_names")
     views = [activations.load(train_view(number)) for number in range(params.features.views)]
     train = Batches(
@@ -44,13 +45,7 @@ def main(params: "Params") -> None:
     load_head(HEAD, head)
     steps = settings.epochs * len(train)
     model.compile(
-        recipe.optimizer(
-            settings.learning_rate,
-            steps,
-            settings.warmup,
-            settings.weight_decay,
-            settings.optimizer,
-        ),
+        recipe.optimizer(settings.learning_rate, steps, settings.weight_decay, settings.optimizer),
         recipe.loss(settings.label_smoothing),
         metrics=["accuracy"],
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU

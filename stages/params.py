@@ -111,7 +111,6 @@ class FineTune(_Section):
     batch_size: Count
     optimizer: Literal["adamw", "muon"]
     learning_rate: Rate
-    warmup: Share
     weight_decay: Share
     label_smoothing: Share
     dropout: Share

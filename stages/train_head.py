@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from stages.data import activations
-from stages.environment import set_up
+from stages.environment import set_up, use_bfloat16
 from stages.files import read_arrays
 from stages.nets.backbone import Backbone
 from stages.nets.head import new_head, save_head
@@ -24,6 +24,7 @@ def main(params: "Params") -> None:
     """Write data/head/head.npz (kernel and bias) and its learning curve."""
     settings = params.train_head
     set_up(settings.seed)
+    use_bfloat16()
     frozen = Backbone(params.backbone, WEIGHTS).frozen_suffix()
 
     y_train, y_dev, names = read_arrays(DATASET, "y_train", "y_dev", "class_names")

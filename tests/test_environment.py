@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -81,3 +82,32 @@ def test_an_nvidia_device_that_is_not_used_is_named(
         assert re.fullmatch(r"the CPU, [1-9]\d* threads", environment.device())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment.device().endswith("-r requirements-gpu.txt` may help")
+
+
+CONVOLUTION = """
+import sys
+from unittest import mock
+import keras, numpy
+from stages import environment
+environment.set_up(1)
+model = keras.Sequential([keras.Input((8, 8, 16)), keras.layers.Conv2D(16, 1)])
+if sys.argv[1] == "older":
+    mock.patch.object(environment, "description", lambda: {"instructions": "avx2 avx512f"}).start()
+if sys.argv[1] != "float32":
+    environment.use_bfloat16()
+print(model.predict_on_batch(keras.random.normal((4, 8, 8, 16), seed=1)).tolist())
+"""
+
+
+def test_bfloat16_is_used_where_the_processor_has_it_and_changes_little() -> None:
+    def outputs(how: str) -> np.ndarray:
+        arguments = [sys.executable, "-c", CONVOLUTION, how]
+        said = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
+        return np.array(json.loads(said.stdout.splitlines()[-1]))
+
+    exact = outputs("float32")
+    np.testing.assert_array_equal(outputs("older"), exact)
+    if "avx512_bf16" in environment.description()["instructions"].split():
+        rounded = outputs("as it is")
+        assert (rounded != exact).any()
+        np.testing.assert_allclose(rounded, exact, atol=0.05)

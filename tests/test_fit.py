@@ -108,7 +108,7 @@ def train(
         ]
     )
     batches = Batches(VIEWS, LABELS, 2, 32, seed=1, cutmix_share=0.5)
-    optimizer = recipe.optimizer(0.03, EPOCHS * len(batches), 0.1, 0.02)
+    optimizer = recipe.optimizer(0.03, EPOCHS * len(batches), 0.02)
     model.compile(optimizer, recipe.loss(), metrics=["accuracy"], jit_compile=False)
     dev = dev or (Batches(VIEWS[:1], LABELS, 2, 32), None)
     common = {"dev": dev, "epochs": epochs, "curve": curve, "key": "fine_tune"}

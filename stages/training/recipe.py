@@ -2,8 +2,8 @@
 
 AdamW, which is Adam with decoupled weight decay (Loshchilov & Hutter 2019,
 https://arxiv.org/abs/1711.05101), or Muon (Jordan et al. 2024,
-https://kellerjordan.github.io/posts/muon/); a linear warm-up and a cosine to zero (Loshchilov &
-Hutter 2017, https://arxiv.org/abs/1608.03983), smoothed labels (Szegedy et al. 2016,
+https://kellerjordan.github.io/posts/muon/); a rate that falls to zero in a straight line
+(Defazio et al. 2023, https://arxiv.org/abs/2310.07831), smoothed labels (Szegedy et al. 2016,
 https://arxiv.org/abs/1512.00567).
 """
 
@@ -12,32 +12,17 @@ from typing import Literal
 import keras
 
 
-def learning_rate(peak: float, steps: int, warmup: float) -> keras.optimizers.schedules.CosineDecay:
-    """Return a schedule: from 0 up to the peak in a straight line, then down to 0 by a cosine.
-
-    Args:
-        peak: highest rate.
-        steps: number of steps of the whole run.
-        warmup: share of the steps that rise, in [0, 1).
-    """
-    rising = round(steps * warmup)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if rising else peak,
-        decay_steps=max(1, steps - rising),
-        warmup_target=peak if rising else None,
-        warmup_steps=rising,
-    )
-
-
 def optimizer(
     peak: float,
     steps: int,
-    warmup: float = 0.0,
     weight_decay: float = 0.0,
     name: Literal["adamw", "muon"] = "adamw",
 ) -> keras.optimizers.Optimizer:
-    """Return an optimizer on that schedule; biases and normalisation are not decayed."""
-    rate = learning_rate(peak, steps, warmup)
+    """Return an optimizer for a run of `steps`; biases and normalisation are not decayed.
+
+    Its rate begins at the peak: the net is trained already, and so is its new head.
+    """
+    rate = keras.optimizers.schedules.PolynomialDecay(peak, steps, end_learning_rate=0.0)
     if name == "muon":
         made = Muon(
             rate,
