@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from stages.training import recipe
 
 
-@given(peak=st.floats(1e-5, 1), steps=st.integers(2, 1000), step=st.integers(0, 1000))
+@given(peak=st.floats(1e-5, 1), steps=st.integers(0, 1000), step=st.integers(0, 1000))
 def test_the_rate_falls_from_its_peak_to_zero_in_a_straight_line(
     peak: float, steps: int, step: int
 ) -> None:
     made = recipe.optimizer(peak, steps)
     made.iterations.assign(step)
+    steps = max(1, steps)  # without an epoch no step is done, but a model is compiled all the same
     left = max(0, steps - step) / steps
     assert float(made.learning_rate) == pytest.approx(peak * left, rel=1e-3, abs=peak * 1e-6)
 

@@ -22,7 +22,7 @@ def optimizer(
 
     Its rate begins at the peak: the net is trained already, and so is its new head.
     """
-    rate = keras.optimizers.schedules.PolynomialDecay(peak, steps, end_learning_rate=0.0)
+    rate = keras.optimizers.schedules.PolynomialDecay(peak, max(1, steps), end_learning_rate=0.0)
     if name == "muon":
         made = Muon(
             rate,
