@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from stages.errors import PipelineError
 
@@ -99,27 +100,13 @@ def check() -> None:
     if os.path.exists(LOCAL_CONFIG):
         with open(LOCAL_CONFIG, encoding="utf-8") as file:
             told = "no_scm" in file.read()
-    without_git = is_outside_git()
+    here = Path.cwd()
+    without_git = not any((folder / ".git").exists() for folder in (here, *here.parents))
     if told != without_git:
         change = ["core.no_scm", "true"] if without_git else ["--unset", "core.no_scm"]
         command = [sys.executable, "-m", "dvc", "config", "--local", *change]
         if subprocess.run(command, check=False).returncode:
             raise PipelineError(f"DVC could not write {LOCAL_CONFIG}, as it says above; mend that")
-
-
-def is_outside_git() -> bool:
-    """Return whether Git says that this folder is not in a repository."""
-    try:
-        said = subprocess.run(
-            ["git", "rev-parse", "--git-dir"],  # noqa: S607 - by the PATH, as DVC is
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=dict(os.environ, LC_ALL="C"),
-            check=False,
-        ).stdout
-    except FileNotFoundError:
-        return not os.path.exists(".git")
-    return b"not a git repository" in said
 
 
 def run(name: str) -> None:

@@ -4,31 +4,19 @@ import bz2
 import functools
 import gzip
 import io
-import json
 import lzma
-import os
 import pickle
-import pickletools
-import resource
-import signal
-import subprocess
-import sys
 import tarfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from stages.data import archive
 from stages.errors import PipelineError
 from tests import drawn
-
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
 
 @functools.cache
@@ -40,9 +28,9 @@ def pickled(content: dict[str, Any], protocol: int = 4) -> dict[str, bytes]:
     return {name: pickle.dumps(value, protocol) for name, value in content.items()}
 
 
-def packed(content: dict[str, bytes], folder: str = "folder", form: str = "pax") -> bytes:
+def packed(content: dict[str, bytes], folder: str = "folder") -> bytes:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=FORMATS[form]) as tar:
+    with tarfile.open(fileobj=file, mode="w") as tar:
         for name, value in content.items():
             member = tarfile.TarInfo(f"{folder}/{name}")
             member.size = len(value)
@@ -79,14 +67,13 @@ def test_images_labels_and_names_come_back(path: Path) -> None:
     assert (data.x_train[3, 5, 7] == third[:, 5, 7]).all()
 
 
-@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("protocol", range(6))
-def test_the_same_content_packed_anew_is_read(path: Path, protocol: int, form: str) -> None:
+def test_the_same_content_packed_anew_is_read(path: Path, protocol: int) -> None:
     content: dict[str, Any] = drawn.members(2)
     drawn.write_archive(path, content)
     expected = archive.read(path)
-    folder = "/".join(["folder" * 12] * 2 if form == "ustar" else ["folder" * 20] * 3)
-    path.write_bytes(packed(pickled(content, protocol), folder, form))
+    folder = "/".join(["folder" * 20] * 3)  # longer than a header of tar has room for
+    path.write_bytes(packed(pickled(content, protocol), folder))
     assert_equal(archive.read(path), expected)
 
     # By somebody who works in Python 3: text, arrays by column and with gaps, NumPy's integers.
@@ -100,7 +87,7 @@ def test_the_same_content_packed_anew_is_read(path: Path, protocol: int, form: s
         first, test = altered["data_batch_1"], altered["test_batch"]
         first["data"] = np.repeat(first["data"], 2, axis=1)[:, ::2]
         test["data"], test["labels"] = np.asfortranarray(test["data"]), labels(test["labels"])
-        path.write_bytes(compress(packed(pickled(altered, protocol), folder, form)))
+        path.write_bytes(compress(packed(pickled(altered, protocol), folder)))
         assert_equal(archive.read(path), expected)
 
 
@@ -199,123 +186,18 @@ def test_what_is_no_whole_archive_is_named(path: Path, monkeypatch: pytest.Monke
         archive.read(path)
 
 
-# Archives made to do harm, each read in a process of its own that has little memory and time, and
-# in which an audit hook of Python's is told whatever the reader does besides opening the archive.
-
-ENDS = ["read", "refused", "refused at length", "raises", "reaches beyond"]
-MODULES = ["os", "posix", "subprocess", "builtins", "__builtin__", "importlib", "numpy", "_codecs"]
-MODULES += ["numpy.core.multiarray", "numpy._core.numeric", "numpy.core.os", "stages.data.archive"]
-NAMES = ["system", "getoutput", "exec", "eval", "open", "import_module", "fromfile", "decode"]
-NAMES += ["ndarray", "dtype", "ndarray.tofile", "_reconstruct", "_frombuffer", "scalar", "encode"]
 CALLS = [
-    "c{0}\n{1}\n(Vtouch canary\ntR",
-    "c{0}\n{1}\n(Vtouch canary\nt\x81",
-    "V{0}\nV{1}\n\x93(Vtouch canary\ntR",
-    "(Vtouch canary\ni{0}\n{1}\n",
-    "(c{0}\n{1}\nVtouch canary\no",
-    "c{0}\n{1}\n(N}}Vdtype\nVO8\nstb",
-]
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(["replace", "insert", "delete", "repeat", "truncate"]),
-        st.floats(-1, 1),
-        st.binary(min_size=1, max_size=8),
-    ),
-    max_size=4,
+    "c{}\n{}\n(Vx\ntR.",
+    "V{}\nV{}\n\x93(Vx\ntR.",
+    "(Vx\ni{}\n{}\n.",
+]  # three opcodes that import
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("builtins", "eval"), ("numpy", "ndarray.tofile"), ("numpy", "fromfile")],
 )
-
-
-def edited(whole: bytes, edits: list[tuple[str, float, bytes]]) -> bytes:
-    """Alter bytes, mostly near the two ends: in the middle there are only images."""
-    for kind, place, new in edits:
-        at = int(place**3 * len(whole)) % (len(whole) + 1)
-        end = {"replace": at + len(new), "delete": at + len(new) ** 2, "truncate": len(whole)}
-        middle = {"repeat": whole[max(0, at - 40) : at], "delete": b"", "truncate": b""}
-        whole = whole[:at] + middle.get(kind, new) + whole[end.get(kind, at) :]
-    return whole
-
-
-@st.composite
-def harmful(draw: st.DrawFn) -> bytes:
-    content = dict(files(draw(st.integers(0, 5))))
-    name = draw(st.sampled_from([archive.META, "data_batch_1"]))
-    place = draw(st.sampled_from(["call", "pickle", "tar", "gzip"]))
-    if place == "call":
-        starts = [start for _, _, start in pickletools.genops(content[name])]
-        at = draw(st.sampled_from(starts[1:]))
-        form, module, function = (draw(st.sampled_from(x)) for x in (CALLS, MODULES, NAMES))
-        call = form.format(module, function).encode("latin-1") + b"0"
-        content[name] = content[name][:at] + call + content[name][at:]
-    if place in ("call", "pickle"):
-        content[name] = edited(content[name], draw(EDITS))
-    whole = packed(content, form=draw(st.sampled_from(sorted(FORMATS))))
-    if place == "tar":
-        whole = edited(whole, draw(EDITS))
-    return edited(gzip.compress(whole, 1), draw(EDITS)) if place == "gzip" else whole
-
-
-def outcome(path: Path, read: Callable[[Path], object]) -> str:
-    """Return what came of reading an archive in a child process."""
-    if (child := os.fork()) == 0:
-
-        def watch(event: str, arguments: tuple[Any, ...]) -> None:
-            opens_it = event == "open" and str(arguments[0]) == str(path)
-            if not opens_it or arguments[2] & os.O_ACCMODE != os.O_RDONLY:
-                os.write(2, f"{event} {arguments!r:.200}\n".encode())
-                os._exit(ENDS.index("reaches beyond"))
-
-        resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30,) * 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (10,) * 2)
-        sys.addaudithook(watch)
-        end = "read"
-        try:
-            read(path)
-        except PipelineError as error:
-            is_line = str(error).isprintable() and len(str(error)) < 600
-            end = "refused" if is_line else "refused at length"
-        except BaseException as error:
-            os.write(2, f"{error!r:.200}\n".encode())
-            end = "raises"
-        os._exit(ENDS.index(end))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return ENDS[status] if status >= 0 else signal.Signals(-status).name
-
-
-def unsafe(path: Path) -> object:
-    with tarfile.open(path) as tar:
-        return pickle.load(tar.extractfile("folder/data_batch_1"))  # type: ignore[arg-type]
-
-
-def try_archives(count: int, path: Path) -> None:
-    path.write_bytes(packed({"data_batch_1": b"cos\nsystem\n(Vtouch canary\ntR."}))
-    outcomes = Counter([f"unsafe {outcome(path, unsafe)}"])
-
-    @settings(max_examples=count, deadline=None, derandomize=True, database=None)
-    @given(harmful())
-    def check(content: bytes) -> None:
-        path.write_bytes(content)
-        outcomes[outcome(path, archive.read)] += 1
-
-    check()
-    print(json.dumps(outcomes))
-
-
-@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.faults)])
-def test_nothing_in_a_harmful_archive_runs(tmp_path: Path, count: int) -> None:
-    path = tmp_path / "a.tar"
-    script = f"from tests.test_archive import *; try_archives({count}, Path({str(path)!r}))"
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(drawn.PROJECT), "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    outcomes = json.loads(ran.stdout)
-    assert outcomes.pop("unsafe reaches beyond") == 1  # so that it is seen if something runs
-    assert outcomes.keys() <= {"read", "refused", "SIGKILL"}, ran.stderr  # killed: out of time
-    assert sum(outcomes.values()) == count
-    assert outcomes["refused"] > count / 2
-    assert {*os.listdir(tmp_path)} <= {path.name, ".hypothesis"}
+def test_a_pickle_may_call_nothing(path: Path, call: str, module: str, name: str) -> None:
+    content = files() | {"data_batch_1": call.format(module, name).encode("latin-1")}
+    assert f"it asks for '{module}.{name}'" in fault(path, packed(content))

@@ -1,6 +1,5 @@
 """Outputs are finished or absent; what is damaged is named in one line."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from stages.errors import PipelineError
-from stages.files import digest, read_arrays, reading, replacing
+from stages.files import read_arrays, reading, replacing
 
 
 def write(path: Path, text: str, folder: bool) -> None:
@@ -89,9 +88,3 @@ def test_what_is_missing_or_forbidden_is_said_to_be_so(tmp_path: Path) -> None:
     assert error.value.filename == str(tmp_path / "a.h5")
     with pytest.raises(IsADirectoryError), reading(tmp_path):
         tmp_path.read_bytes()
-
-
-def test_a_digest_is_that_of_hashlib(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert digest(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
-    assert digest(tmp_path / "a", "md5") == "900150983cd24fb0d6963f7d28e17f72"

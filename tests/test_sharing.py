@@ -1,28 +1,12 @@
-"""What one clone has computed another takes from a remote: a folder, or a server that speaks S3."""
+"""What one clone has computed another takes from a remote."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.conftest import Project
 from tests.test_users_check import accuracy_of_the_check
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an S3 server that has a bucket, `shared`."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "any")
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    boto3.client("s3", "us-east-1", endpoint_url=address).create_bucket(Bucket="shared")
-    yield address
-    server.stop()
 
 
 def succeed(project: Project, *commands: str) -> None:
@@ -46,16 +30,6 @@ def test_a_clone_pulls_from_a_folder_what_another_pushed(finished: Project, tmp_
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert accuracy_of_the_check(puller.folder, elsewhere) == pytest.approx(measured, abs=5e-5)
-
-
-def test_a_clone_pulls_from_s3_what_another_pushed(
-    finished: Project, endpoint: str, tmp_path: Path
-) -> None:
-    add = "dvc remote add --local -d storage s3://shared/cifar10"
-    puller = share(
-        finished, tmp_path, add, f"dvc remote modify --local storage endpointurl {endpoint}"
-    )
-    assert puller.repro() == []
 
 
 def test_the_model_is_fetched_by_name_at_a_version(project: Project, tmp_path: Path) -> None:
