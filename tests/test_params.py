@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.serialize import load_yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,6 +116,19 @@ def test_a_key_that_stands_twice_is_refused_as_dvc_does(path: Path) -> None:
         line = len((TEXT + added).splitlines())  # gate is the last section
         said = mistake(path, TEXT + added)
         assert re.search(f'found duplicate key "{key}" .* in line {line}$', said)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("010", 10), ("0o10", 8), ("1e3", None), ("1:30", None), ("0x10", 16)]
+)
+def test_a_number_is_what_dvc_takes_it_for(path: Path, text: str, value: int | None) -> None:
+    """PyYAML's 010 is eight, its 1:30 is ninety: dvc.lock would not say what was run."""
+    path.write_text(replaced("images", text))
+    recorded = load_yaml(str(path))["train_head"]["images"]
+    if value is None:
+        assert f"train_head.images = {recorded!r}: " in mistake(path, path.read_text())
+    else:
+        assert params.load(path).train_head.images == value == recorded
 
 
 def test_a_rate_without_a_dot_is_a_number(path: Path) -> None:
