@@ -30,7 +30,7 @@ def main(params: "Params") -> None:
     """Write cifar10.h5 (raw images in, probabilities out, compiled) and the learning curve."""
     settings = params.fine_tune
     set_up(settings.seed)
-    use_bfloat16()
+    in_bfloat16 = use_bfloat16()
     y_train, y_dev, names = read_arrays(DATASET, "y_train", "y_dev", "class_names")
     views = [activations.load(train_view(number)) for number in range(params.features.views)]
     train = Batches(
@@ -60,6 +60,8 @@ def main(params: "Params") -> None:
         key="fine_tune",
         checkpoint=checkpoint,
     )
+    if in_bfloat16:
+        saved_model.round_kernels(suffix)
     saved_model.save(backbone.join(head, settings.test_time_flip), MODEL)
     checkpoint.remove()
     print(f"fine-tuned: accuracy on dev {dev_accuracy:.4f}, without the mirror image")

@@ -52,6 +52,18 @@ def mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
     return keras.layers.Permute((1, 3, 2), name="channels_last")(exchange(columns_last))
 
 
+def round_kernels(model: keras.Model) -> None:
+    """Give a model that was trained in bfloat16 the kernels that its training steps computed with.
+
+    A step rounds each kernel before it convolves. What is saved is used in float32, and with the
+    kernels as they are that is not quite the net that was trained (docs/experiments.md).
+    """
+    for variable in model.trainable_variables:
+        if len(variable.shape) > 1:  # not biases, nor scales and offsets of a normalisation
+            rounded = keras.ops.cast(variable, "bfloat16")
+            variable.assign(keras.ops.cast(rounded, variable.dtype))
+
+
 # Both files are made in memory and then written: on a disk that fills up, HDF5 itself loses data
 # without an exception.
 
