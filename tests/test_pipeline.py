@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from stages.__main__ import STAGES
+from stages.environment import description
 from tests.conftest import BIN, LIMIT, PROJECT, Project, one_line
 
 
@@ -47,6 +48,10 @@ def test_outputs_hold_what_their_stages_promise(finished: Project) -> None:
         data / "evaluate/class_accuracy.csv", delimiter=",", skiprows=1, usecols=1
     )
     assert metrics["val_accuracy"] == pytest.approx(by_class.mean(), abs=2e-6)
+    trained = saved(finished, "block5_conv3/kernel")
+    in_bfloat16 = "avx512_bf16" in description()["instructions"].split()
+    # The first 16 of float32's 32 bits are a bfloat16.
+    assert (trained.view(np.uint32) % 2**16 == 0).all() == in_bfloat16
     assert not (data / "checkpoint/fine_tune.npz").exists()
     assert finished.halves() == []
 
@@ -82,11 +87,16 @@ def test_fine_tuning_starts_from_the_head_that_was_trained(project: Project) -> 
     np.savez(path, **head)
     project.set(fine_tune={"epochs": 0})
     assert project.stage("fine_tune").returncode == 0
+    np.testing.assert_array_equal(saved(project, "logits/kernel"), head["kernel"])
+
+
+def saved(project: Project, name: str) -> np.ndarray:
+    """Return a weight that is in cifar10.h5."""
     found = {}
-    with h5py.File(project.folder / "cifar10.h5") as saved:
-        saved["model_weights"].visititems(lambda name, item: found.update({name: item}))
-        (kernel,) = (item[:] for name, item in found.items() if name.endswith("logits/kernel"))
-    np.testing.assert_array_equal(kernel, head["kernel"])
+    with h5py.File(project.folder / "cifar10.h5") as file:
+        file["model_weights"].visititems(lambda name, item: found.update({name: item}))
+        (weight,) = (item[:] for path, item in found.items() if path.endswith(name))
+    return weight
 
 
 def test_the_gate_fails_the_pipeline_and_leaves_the_metrics(project: Project) -> None:
