@@ -1,10 +1,8 @@
-"""The archive: read however it is packed; what is wrong with it is one line; nothing in it runs."""
+"""The archive: what is wrong with it is one line, and nothing in it runs."""
 
-import bz2
 import functools
 import gzip
 import io
-import lzma
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -20,19 +18,19 @@ from tests import drawn
 
 
 @functools.cache
-def files(protocol: int = 4) -> dict[str, bytes]:
-    return pickled(drawn.members(2), protocol)
+def files() -> dict[str, bytes]:
+    return pickled(drawn.members(2))
 
 
-def pickled(content: dict[str, Any], protocol: int = 4) -> dict[str, bytes]:
-    return {name: pickle.dumps(value, protocol) for name, value in content.items()}
+def pickled(content: dict[str, Any]) -> dict[str, bytes]:
+    return {name: pickle.dumps(value, protocol=4) for name, value in content.items()}
 
 
-def packed(content: dict[str, bytes], folder: str = "folder") -> bytes:
+def packed(content: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, value in content.items():
-            member = tarfile.TarInfo(f"{folder}/{name}")
+            member = tarfile.TarInfo(f"folder/{name}")
             member.size = len(value)
             tar.addfile(member, io.BytesIO(value))
     return file.getvalue()
@@ -67,35 +65,6 @@ def test_images_labels_and_names_come_back(path: Path) -> None:
     assert (data.x_train[3, 5, 7] == third[:, 5, 7]).all()
 
 
-@pytest.mark.parametrize("protocol", range(6))
-def test_the_same_content_packed_anew_is_read(path: Path, protocol: int) -> None:
-    content: dict[str, Any] = drawn.members(2)
-    drawn.write_archive(path, content)
-    expected = archive.read(path)
-    folder = "/".join(["folder" * 20] * 3)  # longer than a header of tar has room for
-    path.write_bytes(packed(pickled(content, protocol), folder))
-    assert_equal(archive.read(path), expected)
-
-    # By somebody who works in Python 3: text, arrays by column and with gaps, NumPy's integers.
-    for compress, labels in (
-        (gzip.compress, np.array),
-        (bz2.compress, lambda values: np.array(values, ">i2")),
-        (lzma.compress, lambda values: [np.int64(value) for value in values]),
-    ):
-        altered = {name: {k.decode(): v for k, v in c.items()} for name, c in content.items()}
-        altered["batches.meta"]["label_names"] = drawn.CLASS_NAMES
-        first, test = altered["data_batch_1"], altered["test_batch"]
-        first["data"] = np.repeat(first["data"], 2, axis=1)[:, ::2]
-        test["data"], test["labels"] = np.asfortranarray(test["data"]), labels(test["labels"])
-        path.write_bytes(compress(packed(pickled(altered, protocol), folder)))
-        assert_equal(archive.read(path), expected)
-
-
-def assert_equal(data: archive.Cifar10, expected: archive.Cifar10) -> None:
-    for array, other in zip(data, expected, strict=True):
-        np.testing.assert_array_equal(array, other)
-
-
 def test_python_2_is_read(path: Path) -> None:
     """The official batches are of protocol 2, written by Python 2 and an early NumPy."""
     data = bytes(range(256)) * 12
@@ -119,14 +88,6 @@ def edit(name: str, **values: Any) -> Callable[[dict[str, Any]], None]:
 batch = functools.partial(edit, "data_batch_3")
 
 
-def replace(*names: str) -> Callable[[dict[str, Any]], None]:
-    def change(content: dict[str, Any]) -> None:
-        content.clear()
-        content.update(dict.fromkeys(names))
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -136,12 +97,12 @@ def replace(*names: str) -> Callable[[dict[str, Any]], None]:
         (batch(labels=[0, -1]), "label -1"),
         (batch(labels=[0, True]), "label True"),
         (batch(labels=[0, [[]]]), "label list"),
-        (batch(labels=np.array([0, 0.5])), "label 0.0"),
+        (batch(labels=[0, 0.5]), "label 0.5"),
         (batch(labels=[0]), "data_batch_3: expected a file of CIFAR-10: 1 labels for 2 images"),
         (batch(labels=None), "NoneType for 2 images"),
         (batch(data=np.zeros((2, 1024), "uint8")), "data is uint8 (2, 1024), not uint8 (n, 3072)"),
         (batch(data=np.zeros((2, 3072), "float32")), "data is float32 (2, 3072), not uint8"),
-        (batch(data=np.zeros((2, 3072), object)), "an array of type 'O8', not of numbers"),
+        (batch(data=np.zeros((2, 3072), object)), "data is object (2, 3072), not uint8"),
         (batch(data=[[0] * 3072] * 2), "data is list"),
         (
             edit("batches.meta", label_names=[b"cat"]),
@@ -149,10 +110,7 @@ def replace(*names: str) -> Callable[[dict[str, Any]], None]:
         ),
         (edit("batches.meta", label_names=[b"cat"] * 10), "label_names"),
         (edit("batches.meta", label_names=[*range(10)]), "label_names"),
-        (replace("meta", "test", "train"), "is CIFAR-100; expected all of cifar-10-python.tar.gz"),
-        (replace("data_batch_1.bin", "test_batch.bin"), "is CIFAR-10's binary version; expected"),
-        (replace("data_batch_1.mat", "test_batch.mat"), "is CIFAR-10's Matlab version; expected"),
-        (replace("readme.html"), "lacks data_batch_1, data_batch_2"),
+        (lambda c: c.clear(), "lacks data_batch_1, data_batch_2"),
     ],
 )
 def test_what_is_not_cifar10s_is_named(path: Path, change: Any, said: str) -> None:
@@ -160,27 +118,18 @@ def test_what_is_not_cifar10s_is_named(path: Path, change: Any, said: str) -> No
     assert said in fault(path, packed(pickled(content)))
 
 
-def test_what_is_no_whole_archive_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_whole_archive_is_named(path: Path) -> None:
     whole = packed(files())
     zipped = gzip.compress(whole)
     for cut in (zipped[:0], zipped[:9], whole[:100], b"no tar" * 999):
         assert "damaged" in fault(path, cut)
     for cut in (zipped[: len(zipped) // 2], whole[: len(whole) // 2]):
         assert "data_batch_" in fault(path, cut)
-    again = whole[: whole.index(b"folder/test_batch")] + whole
-    assert "batches.meta: expected a file of CIFAR-10: it is there twice" in fault(path, again)
     link = tarfile.TarInfo("test_batch")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    assert "test_batch: expected a file of CIFAR-10: it is no plain" in fault(path, link.tobuf())
+    assert "test_batch: expected a file of CIFAR-10: " in fault(path, link.tobuf())
     quoting = packed({"test_batch": b"F\x1b[31m\n."})  # a number that is a terminal's command
     assert "could not convert string to float" in fault(path, quoting)
-    # A header alone: the content that it announces is not waited for.
-    for name in ("data_batch_1", "something"):
-        bomb = tarfile.TarInfo(name)
-        bomb.size = 600 * 2**20
-        assert "more than 1,000 files or 536,870,912 bytes" in fault(path, bomb.tobuf())
-    monkeypatch.setattr(archive, "MEMBERS_LIMIT", 6)
-    assert "more than 6 files" in fault(path, whole)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="cifar-10-python"):
         archive.read(path)
