@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,8 @@ def use_bfloat16() -> bool:
     Returns:
         Whether it does.
     """
-    if "avx512_bf16" not in description()["instructions"].split():
+    instructions = description()["instructions"].split()
+    if "avx512_bf16" not in instructions or tf.config.list_physical_devices("GPU"):
         return False
     # In oneDNN this one is slower in bfloat16 than in float32, by a factor of four.
     os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"] = (
@@ -57,17 +57,11 @@ def use_bfloat16() -> bool:
 
 
 def device() -> str:
-    """Name what TensorFlow computes on, and what it leaves idle. With a GPU it has not been run."""
+    """Name what TensorFlow computes on. With a GPU it has not been run."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        return ", ".join(
-            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-            for gpu in gpus
-        )
+        return ", ".join(gpu.name for gpu in gpus)
     threads = tf.config.threading.get_intra_op_parallelism_threads() or description()["processors"]
-    if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
-        remedy = "`pip install --require-hashes -r requirements-gpu.txt` may help"
-        return f"the CPU, {threads} threads; TensorFlow does not see the NVIDIA device: {remedy}"
     return f"the CPU, {threads} threads"
 
 

@@ -72,16 +72,8 @@ def test_it_names_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow sees a GPU")
-def test_an_nvidia_device_that_is_not_used_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = tmp_path / "nvidia-smi"
-    command.touch(0o755)
-    monkeypatch.setenv("PATH", "")
-    if not Path("/proc/driver/nvidia").exists():
-        assert re.fullmatch(r"the CPU, [1-9]\d* threads", environment.device())
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert environment.device().endswith("-r requirements-gpu.txt` may help")
+def test_without_a_gpu_the_cpu_is_named() -> None:
+    assert re.fullmatch(r"the CPU, [1-9]\d* threads", environment.device())
 
 
 CONVOLUTION = """
