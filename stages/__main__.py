@@ -2,7 +2,7 @@
 
 This is what is the same for all stages: the environment and params.yaml are checked, one stage at a
 time runs in this folder, and a mistake of whoever runs it is one line. No result depends on it, so
-it is no dependency in dvc.yaml. Python 3.6 can read it too, to be told that it is the wrong one.
+it is no dependency in dvc.yaml.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from stages.errors import PipelineError
@@ -28,12 +30,9 @@ STAGES = (
     "gate",
 )
 LOCAL_CONFIG = ".dvc/config.local"
-TYPE_CHECKING = False  # the module typing is not for any Python 3
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
-def main(arguments: "list[str]") -> int:
+def main(arguments: list[str]) -> int:
     """Run a stage, or the check; return the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     name = " ".join(arguments)
@@ -69,11 +68,6 @@ def main(arguments: "list[str]") -> int:
 def check_environment() -> None:
     """Refuse a Python without the packages that requirements.txt locks."""
     remedy = "run `make reproduce`, or `source .venv/bin/activate` first"
-    try:
-        from importlib import metadata
-    except ImportError:
-        version = sys.version.split()[0]
-        raise PipelineError(f"{sys.executable} is Python {version}; {remedy}") from None
     with open("requirements.txt", encoding="utf-8") as file:
         pins = [line.split()[0].split("==") for line in file if "==" in line and line[0] != " "]
     for name, locked in pins:
@@ -126,7 +120,7 @@ def run(name: str) -> None:
 
 
 @contextlib.contextmanager
-def alone(name: str) -> "Iterator[None]":
+def alone(name: str) -> Iterator[None]:
     """Hold the lock on data/, which the system takes back however this process ends."""
     os.makedirs("data", exist_ok=True)
     with open("data/.lock", "a+", encoding="utf-8") as file:

@@ -1,7 +1,5 @@
 """stages/__main__.py: a mistake is one line, said by whatever Python reads it."""
 
-import ast
-import builtins
 import re
 import venv
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.files import digest
-from tests.conftest import PROJECT, Project, one_line
+from tests.conftest import Project, one_line
 
 
 def test_an_unknown_stage_is_named(fresh: Project) -> None:
@@ -57,17 +55,6 @@ def test_a_failing_import_shows_its_own_message(
     (tmp_path / f"{package}.py").write_text("raise ImportError('boom')")
     said = one_line(fresh.stage("train_head", PYTHONPATH=str(tmp_path)))
     assert re.fullmatch(r"error: \S+python3: boom; if a package is missing or damaged, .*", said)
-
-
-@pytest.mark.parametrize("name", ["__main__.py", "__init__.py", "errors.py"])
-def test_an_old_python_can_read_what_tells_it_that_it_is_old(name: str) -> None:
-    """Nor may an annotation fail that is evaluated at import."""
-    tree = ast.parse((PROJECT / "stages" / name).read_text(), feature_version=(3, 6))
-    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-        arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
-        for annotation in [function.returns, *(argument.annotation for argument in arguments)]:
-            quoted = isinstance(annotation, ast.Constant)
-            assert quoted or (isinstance(annotation, ast.Name) and hasattr(builtins, annotation.id))
 
 
 def state(project: Project) -> dict[Path, str]:
