@@ -52,7 +52,11 @@ def files(path: Path) -> list[Path]:
     """Return the path itself, or of a folder the images that lie in it."""
     if not path.is_dir():
         return [path]
-    suffixes = {name for name, kind in Image.registered_extensions().items() if kind != "HDF5"}
+    suffixes = {
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        if Image.MIME.get(kind, "").startswith("image/")  # not PDF or HDF5, which Pillow names too
+    }
     return sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
 
 

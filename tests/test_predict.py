@@ -101,7 +101,8 @@ def folder(tmp_path: Path) -> Path:
     (photos / "2.png").write_bytes((photos / "1.JPG").read_bytes()[:400])
     Image.new("RGB", (40, 50), GREEN).save(photos / "3.webp")
     (photos / "notes.txt").touch()
-    (photos / "cifar10.h5").touch()  # a format that Pillow names, and cannot read
+    for name in ("cifar10.h5", "scan.pdf"):  # formats that Pillow names, and cannot read
+        (photos / name).touch()
     return photos
 
 
