@@ -41,7 +41,7 @@ def main(params: "Params") -> None:
     backbone = Backbone(params.backbone, WEIGHTS)
     suffix = backbone.trainable_suffix(settings.batch_norm, settings.batch_norm_momentum)
     head = new_head(len(names))
-    model = with_head(suffix, head, settings.dropout)
+    model = with_head(suffix, head)
     load_head(HEAD, head)
     steps = settings.epochs * len(train)
     model.compile(

@@ -25,23 +25,16 @@ def _known_application(name: str) -> str:
     return name
 
 
-def _number(value: Any) -> Any:
-    """Refuse a boolean and text, which pydantic would take for a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("expected a number")
-    return value
-
-
 def _cut(value: Any) -> Any:
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError("expected auto, none, all, the name of a cut point, or a share in [0, 1]")
+        raise ValueError("expected none, all, the name of a cut point, or a share in [0, 1]")
     return float(value)
 
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Rate = Annotated[Number, Field(gt=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
@@ -113,7 +106,6 @@ class FineTune(_Section):
     learning_rate: Rate
     weight_decay: Share
     label_smoothing: Share
-    dropout: Share
     cutmix_share: Annotated[Number, Field(ge=0, le=1)]
     batch_norm: Literal["frozen", "adapting"]
     batch_norm_momentum: Share

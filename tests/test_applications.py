@@ -133,7 +133,7 @@ def test_the_net_is_the_one_of_keras_and_the_file_equals_the_model(
     expected = theirs(inputs).numpy()
     del theirs
 
-    settings: Any = SimpleNamespace(name=name, image_size=size, last_layer="all", cut="auto")
+    settings: Any = SimpleNamespace(name=name, image_size=size, last_layer="all", cut=0.4)
     backbone = Backbone(settings, weights)
     activations = backbone.frozen_prefix()(IMAGES)
     pooled = expected.mean((1, 2))

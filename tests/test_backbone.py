@@ -46,7 +46,7 @@ def test_training_moves_the_suffix_in_the_join_and_nothing_else(
     backbone = cut_at(cut, weights)
     activations = backbone.frozen_prefix()(IMAGES)
     head = new_head(10)
-    model = with_head(backbone.trainable_suffix(mode, 0.9), head, dropout=0.2)
+    model = with_head(backbone.trainable_suffix(mode, 0.9), head)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
     for _ in range(2):  # the head is zero at first, and no gradient comes through it
@@ -108,7 +108,7 @@ def test_what_comes_after_the_last_layer_is_left_out(weights: Path) -> None:
 def test_a_last_layer_that_is_none_names_the_nearest(name: str) -> None:
     said = f"backbone.last_layer = '{name}' is no layer of .* nearest: .*conv_.*or all"
     with pytest.raises(PipelineError, match=said):
-        cut_at("auto", last_layer=name)
+        cut_at(0.4, last_layer=name)
 
 
 def test_a_last_layer_without_maps_is_none() -> None:

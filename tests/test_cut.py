@@ -48,13 +48,13 @@ def test_no_cut_point_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("name", "setting", "chosen"),
     [
-        ("MobileNetV2", "auto", "block_5_add"),  # 12x12x32, as block_4_add, but later
+        ("MobileNetV2", 0.4, "block_5_add"),  # 12x12x32, as block_4_add, but later
         ("MobileNetV2", 0.5, "block_8_add"),
         ("MobileNetV2", "all", "out_relu"),
         ("MobileNetV2", 1.0, "block_16_project_BN"),  # a quarter of out_relu's activations
         ("MobileNetV2", "block_2_add", "block_2_add"),
         ("MobileNetV2", 0, "Conv1"),  # nothing before the first
-        ("ResNet50", "auto", "conv3_block3_out"),
+        ("ResNet50", 0.4, "conv3_block3_out"),
     ],
 )
 def test_the_cut_is_chosen_by_the_share_that_is_frozen(
@@ -67,7 +67,7 @@ def test_the_cut_is_chosen_by_the_share_that_is_frozen(
 def test_the_image_size_does_not_change_what_is_chosen(size: int) -> None:
     """At 80 and 112 px maps are rounded up, which would make the last layers weigh more."""
     other = net("MobileNetV2", size)
-    assert cut.choose(other, "auto") == "block_5_add"
+    assert cut.choose(other, 0.4) == "block_5_add"
     at_96 = list(cut.frozen_share(net("MobileNetV2")).values())
     np.testing.assert_allclose(list(cut.frozen_share(other).values()), at_96)
 

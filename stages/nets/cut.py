@@ -16,10 +16,8 @@ import keras
 
 from stages.errors import PipelineError
 
-# The share of the forward pass that "auto" freezes. In MobileNetV2 it gives block_5_add at every
-# image size, chosen among cuts on dev (docs/experiments.md). Within a window below the share the
-# cut point with the smallest output is taken, because that is what is stored for each image.
-AUTO = 0.4
+# Within a window below the share that is to be frozen the cut point with the smallest output is
+# taken, because that is what is stored for each image.
 WINDOW = 0.1
 
 
@@ -118,10 +116,10 @@ def choose(net: keras.Model, cut: str | float) -> str:
 
     Args:
         net: a functional Keras model as `cut_points` takes it.
-        cut: the name of a cut point; "all", the output; a share in [0, 1] of the forward pass that
-            is to be frozen at the most; or "auto", the share `AUTO`. Of the cut points within
-            `WINDOW` below the share the one with the fewest activations is taken, of equals the
-            last; where there is none, the nearest before; before all of them, the first.
+        cut: the name of a cut point; "all", the output; or a share in [0, 1] of the forward pass
+            that is to be frozen at the most. Of the cut points within `WINDOW` below the share the
+            one with the fewest activations is taken, of equals the last; where there is none, the
+            nearest before; before all of them, the first.
 
     Raises:
         PipelineError: `cut` names no cut point of the net.
@@ -130,11 +128,9 @@ def choose(net: keras.Model, cut: str | float) -> str:
     points = list(shares)
     if cut == "all":
         return points[-1]
-    if cut == "auto":
-        cut = AUTO
     if isinstance(cut, str):
         fault = f"backbone.cut = {cut!r} is no cut point of {net.name}"
-        _check(cut, points, fault, "auto, none, all, a share")
+        _check(cut, points, fault, "none, all, a share")
         return cut
     size = {
         o.name: math.prod(unrounded(o.output.shape, net.input_shape))

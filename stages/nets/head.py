@@ -16,21 +16,19 @@ def new_head(classes: int) -> keras.layers.Dense:
     return keras.layers.Dense(classes, kernel_initializer="zeros", name="logits")
 
 
-def with_head(suffix: keras.Model, head: keras.layers.Dense, dropout: float) -> keras.Model:
-    """Put pooling, dropout and a head on a suffix.
+def with_head(suffix: keras.Model, head: keras.layers.Dense) -> keras.Model:
+    """Put pooling and a head on a suffix.
 
     Args:
         suffix: from the activations at the cut to the backbone's last feature map.
         head: from `new_head`.
-        dropout: share of the pooled features that a training step leaves out, in [0, 1).
 
     Returns:
         A functional model, activations -> logits (n, classes). It shares the suffix's weights.
     """
     activations = keras.Input(suffix.input_shape[1:], name="activations")
     pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(suffix(activations))
-    dropped = keras.layers.Dropout(dropout, name="dropout")(pooled)
-    return keras.Model(activations, head(dropped))
+    return keras.Model(activations, head(pooled))
 
 
 def save_head(head: keras.layers.Dense, dev_accuracy: float, path: Path) -> None:

@@ -13,16 +13,18 @@ import keras
 
 
 def optimizer(
-    peak: float,
+    learning_rate: float,
     steps: int,
     weight_decay: float = 0.0,
     name: Literal["adamw", "muon"] = "adamw",
 ) -> keras.optimizers.Optimizer:
     """Return an optimizer for a run of `steps`; biases and normalisation are not decayed.
 
-    Its rate begins at the peak: the net is trained already, and so is its new head.
+    It starts at the full learning rate: the net is trained already, and so is its new head.
     """
-    rate = keras.optimizers.schedules.PolynomialDecay(peak, max(1, steps), end_learning_rate=0.0)
+    rate = keras.optimizers.schedules.PolynomialDecay(
+        learning_rate, max(1, steps), end_learning_rate=0.0
+    )
     if name == "muon":
         made = Muon(
             rate,
