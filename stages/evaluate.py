@@ -44,6 +44,7 @@ KNOWN = {
         "a mirror's, not Keras's own: the mirror says that its last blocks were tuned on dog breeds"
     ),
 }
+UNKNOWN = "not the one that the README's results were measured with"
 
 
 def main(params: "Params") -> None:
@@ -107,9 +108,9 @@ def model_card(
         {name: f"{value:.4f}" for name, value in metrics.items()},
         **dict(params.backbone),
         archive=archive,
-        archive_note=KNOWN.get(archive, "not the one that the README's results were measured with"),
+        archive_note=KNOWN.get(archive, UNKNOWN),
         weights_digest=weights,
-        weights_note=KNOWN.get(weights, "not the one that the README's results were measured with"),
+        weights_note=KNOWN.get(weights, UNKNOWN),
         by_class="\n".join(f"| {name} | {accuracy:.4f} |" for name, accuracy in by_class),
         temperature=f"{temperature:.2f}",
         ece_scaled=f"{ece_scaled:.4f}",

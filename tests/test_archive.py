@@ -127,7 +127,7 @@ def test_what_is_no_whole_archive_is_named(path: Path) -> None:
         assert "data_batch_" in fault(path, cut)
     link = tarfile.TarInfo("test_batch")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    assert "test_batch: expected a file of CIFAR-10: " in fault(path, link.tobuf())
+    assert "test_batch: expected a file of CIFAR-10: it is no plain" in fault(path, link.tobuf())
     quoting = packed({"test_batch": b"F\x1b[31m\n."})  # a number that is a terminal's command
     assert "could not convert string to float" in fault(path, quoting)
     path.unlink()

@@ -86,7 +86,7 @@ def read(archive: Path) -> Cifar10:
 
 
 def _unpickle(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
-    file = tar.extractfile(member)
+    file = tar.extractfile(member) if member.isreg() else None
     if file is None:
         raise ValueError("it is no plain file")
     content = _Unpickler(file, encoding="bytes").load()
