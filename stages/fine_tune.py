@@ -54,7 +54,7 @@ def main(params: "Params") -> None:
     dev_accuracy = fit.fit(
         model,
         train,
-        dev=(dev, None),
+        dev,
         epochs=settings.epochs,
         curve=FINE_TUNE_CURVE,
         key="fine_tune",

@@ -13,6 +13,7 @@ from stages.nets.head import new_head, save_head
 from stages.nets.inference import predict
 from stages.paths import DATASET, HEAD, HEAD_CURVE, WEIGHTS, dev_features, train_view
 from stages.training import fit, recipe
+from stages.training.batches import Batches
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -36,25 +37,23 @@ def main(params: "Params") -> None:
     parts = np.split(chosen, range(PART, count, PART))
     x = np.concatenate([predict(frozen, view[part], settings.batch_size) for part in parts])
     x_dev = predict(frozen, activations.load(dev_features()), settings.batch_size)
-    one_hot = np.eye(len(names), dtype=np.float32)
+    size, classes = settings.batch_size, len(names)
+    train = Batches([x], y_train[chosen], classes, size, settings.seed)
 
-    head = new_head(len(names))
+    head = new_head(classes)
     model = keras.Sequential([keras.Input(x.shape[1:]), head])
-    steps = settings.epochs * -(-len(x) // settings.batch_size)
     model.compile(
-        recipe.optimizer(settings.learning_rate, steps),
+        recipe.optimizer(settings.learning_rate, settings.epochs * len(train)),
         recipe.loss(),
         metrics=["accuracy"],
         jit_compile=False,
     )
     dev_accuracy = fit.fit(
         model,
-        x,
-        one_hot[y_train[chosen]],
-        dev=(x_dev, one_hot[y_dev]),
+        train,
+        Batches([x_dev], y_dev, classes, size),
         epochs=settings.epochs,
         curve=HEAD_CURVE,
-        batch_size=settings.batch_size,
         key="train_head",
     )
     save_head(head, dev_accuracy, HEAD)

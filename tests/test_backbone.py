@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages.errors import PipelineError
-from stages.nets import batch_norm, cut, pretrained, saved_model
+from stages.nets import cut, pretrained, saved_model, trained_layers
 from stages.nets.backbone import Backbone
 from stages.nets.head import new_head, with_head
 from stages.nets.preprocessing import on_raw_images
@@ -40,7 +40,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("none", "adapting"), (0.8, "adapting"), (0.8, "frozen"), ("all", "adapting")],
 )
 def test_training_moves_the_suffix_in_the_join_and_nothing_else(
-    cut: str | float, mode: batch_norm.Mode, weights: Path
+    cut: str | float, mode: trained_layers.Mode, weights: Path
 ) -> None:
     keras.utils.set_random_seed(4)
     backbone = cut_at(cut, weights)

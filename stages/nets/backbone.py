@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from stages.nets import batch_norm, cut, pretrained, saved_model
+from stages.nets import cut, pretrained, saved_model, trained_layers
 from stages.nets.applications import APPLICATIONS
 from stages.nets.folding import folded
 from stages.nets.preprocessing import IMAGE_SHAPE, on_raw_images
@@ -71,7 +71,7 @@ class Backbone:
         pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(self._suffix.output)
         return folded(keras.Model(self._suffix.input, pooled))
 
-    def trainable_suffix(self, mode: batch_norm.Mode, momentum: float) -> keras.Model:
+    def trainable_suffix(self, mode: trained_layers.Mode, momentum: float) -> keras.Model:
         """Return the suffix to be trained; `join` takes over what training has made of it.
 
         Args:
@@ -81,7 +81,7 @@ class Backbone:
         Returns:
             Activations at the cut -> the last feature map, float32 (n, h, w, channels).
         """
-        self._in_training = batch_norm.for_training(self._suffix, mode, momentum)
+        self._in_training = trained_layers.for_training(self._suffix, mode, momentum)
         return self._in_training
 
     def join(self, head: keras.layers.Dense, test_time_flip: bool) -> keras.Model:
@@ -95,7 +95,7 @@ class Backbone:
         Returns:
             A compiled model: images (n, 32, 32, 3) in [0, 255] -> probabilities (n, classes).
         """
-        batch_norm.copy_weights(self._in_training, self._suffix)
+        trained_layers.copy_weights(self._in_training, self._suffix)
         return saved_model.classifier(self._on_raw_images(self._net), head, test_time_flip)
 
     def _on_raw_images(self, net: keras.Model) -> keras.Model:

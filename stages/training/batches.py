@@ -1,13 +1,12 @@
 """Batches of stored activations for training: shuffled, views in turn, read back in pieces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
-from stages.data.activations import Activations
-from stages.training.cutmix import cutmix
+from stages.training.cutmix import Batch, cutmix
 
 # Shuffling moves chunks of neighbouring images, then mixes a window of them in memory: as good as
 # a full shuffle for training, and the file is read in long runs even when it is not in memory.
@@ -15,16 +14,16 @@ CHUNK = 128  # images
 WINDOW = 32  # batches
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of stored activations with one-hot labels.
+class Batches:
+    """Batches of stored activations with one-hot labels, an epoch of them each time it is iterated.
 
     With a seed the order is new in each epoch, each chunk of images comes from the next view in
     turn (so that every view is seen before one repeats), and an incomplete last batch is dropped,
     because BatchNormalization would take its statistics from too few images. Without a seed all
-    images of view 0 come in order.
+    images come in order.
 
     Args:
-        views: float16 (n, ...) each, of the same images.
+        views: float (n, ...) each, of the same images.
         labels: integers (n,) in [0, classes).
         classes: number of classes.
         batch_size: images in a batch.
@@ -36,21 +35,19 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        views: Sequence[Activations],
+        views: Sequence[npt.NDArray[np.floating]],
         labels: npt.NDArray,
         classes: int,
         batch_size: int,
         seed: int | None = None,
         cutmix_share: float = 0.0,
     ) -> None:
-        super().__init__()
         self._views = views
         self._targets = np.eye(classes, dtype=np.float32)[labels]
         self._batch_size = min(batch_size, len(labels))
         self._seed = seed
         self._cutmix_share = cutmix_share
         self._epoch = 0
-        self._start_epoch()
 
     def __len__(self) -> int:
         count = len(self._targets)
@@ -58,50 +55,55 @@ class Batches(keras.utils.PyDataset):
             return -(-count // self._batch_size)
         return count // self._batch_size
 
-    def __getitem__(self, index: int) -> tuple[npt.NDArray, npt.NDArray]:
-        window, position = divmod(index, WINDOW)
-        if window != self._window:
-            self._load(window)
-        batch = slice(position * self._batch_size, (position + 1) * self._batch_size)
-        x, y = self._activations[batch].astype(np.float32), self._window_targets[batch]
-        if self._seed is None:
-            return x, y
-        # From 1, because NumPy takes (seed, epoch), the order's, for (seed, epoch, 0, 0).
-        seed = (self._seed, self._epoch, index + 1)
-        drawn = np.random.default_rng((*seed, 0)).random() < self._cutmix_share
-        return cutmix(x, y, (*seed, 1)) if drawn else (x, y)
-
-    def on_epoch_end(self) -> None:
-        """Draw the next epoch's order; Keras calls it."""
-        self.go_to(self._epoch + 1)
-
-    def go_to(self, epoch: int) -> None:
-        """Give the batches of an epoch, counted from 0, as if those before it had been given."""
-        self._epoch = epoch
-        self._start_epoch()
-
-    def _start_epoch(self) -> None:
-        count = len(self._targets)
-        self._window = -1
-        self._order = (
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        count, size = len(self._targets), WINDOW * self._batch_size
+        order = (
             np.arange(count)
             if self._seed is None
-            else epoch_order(count, WINDOW * self._batch_size, (self._seed, self._epoch))
+            else epoch_order(count, size, (self._seed, epoch))
         )
+        for index in range(len(self)):
+            window, position = divmod(index, WINDOW)
+            if not position:
+                images = order[window * size : (window + 1) * size]
+                activations = self._read(images, epoch)
+            batch = slice(position * self._batch_size, (position + 1) * self._batch_size)
+            x, y = activations[batch].astype(np.float32), self._targets[images[batch]]
+            if self._seed is not None and self._cutmix_share:
+                # From 1, because NumPy takes (seed, epoch), the order's, for (seed, epoch, 0, 0).
+                place = (self._seed, epoch, index + 1)
+                if np.random.default_rng((*place, 0)).random() < self._cutmix_share:
+                    x, y = cutmix(x, y, (*place, 1))
+            yield x, y
 
-    def _load(self, window: int) -> None:
-        size = WINDOW * self._batch_size
-        images = self._order[window * size : (window + 1) * size]
-        self._activations = np.empty((len(images), *self._views[0].shape[1:]), np.float16)
-        view_of = (images // CHUNK + self._epoch) % len(self._views)
-        if self._seed is None:
-            view_of[:] = 0
+    def go_to(self, epoch: int) -> None:
+        """Give an epoch's batches next, counted from 0, as if those before it had been given."""
+        self._epoch = epoch
+
+    def dataset(self) -> tf.data.Dataset:
+        """Return them as `model.fit` takes them, the next batch read while one is trained on.
+
+        Made by Keras, the dataset would be tuned while it runs, and the end of `fit` would wait
+        for the tuner, which sleeps for up to a minute (TensorFlow 2.21.0).
+        """
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        shapes = (self._views[0].shape[1:], self._targets.shape[1:])
+        signature = tuple(tf.TensorSpec((None, *shape), tf.float32) for shape in shapes)
+        batches = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
+        known = batches.apply(tf.data.experimental.assert_cardinality(len(self)))
+        return known.prefetch(1).with_options(options)
+
+    def _read(self, images: npt.NDArray[np.intp], epoch: int) -> npt.NDArray[np.floating]:
+        first = self._views[0]
+        activations = np.empty((len(images), *first.shape[1:]), first.dtype)
+        view_of = (images // CHUNK + epoch) % len(self._views)
         for number, view in enumerate(self._views):
             of_view = np.flatnonzero(view_of == number)
             by_place = of_view[np.argsort(images[of_view])]
-            self._activations[by_place] = view[images[by_place]]
-        self._window_targets = self._targets[images]
-        self._window = window
+            activations[by_place] = view[images[by_place]]
+        return activations
 
 
 def epoch_order(

@@ -4,7 +4,6 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from stages.errors import PipelineError
 from stages.files import replacing
+from stages.training.batches import Batches
 from stages.training.checkpoint import Checkpoint
 
 CURVE_COLUMNS = ("epoch", "accuracy", "loss", "dev_accuracy", "dev_loss")
@@ -20,13 +20,11 @@ KERAS_NAMES = ("accuracy", "loss", "val_accuracy", "val_loss")  # of the columns
 
 def fit(
     model: keras.Model,
-    x: Any,
-    y: Any = None,
+    train: Batches,
+    dev: Batches,
     *,
-    dev: tuple[Any, Any],
     epochs: int,
     curve: Path,
-    batch_size: int | None = None,
     key: str,
     checkpoint: Checkpoint | None = None,
 ) -> float:
@@ -34,15 +32,13 @@ def fit(
 
     Args:
         model: compiled with the metric "accuracy".
-        x: inputs (n, ...), or `Batches`.
-        y: one-hot labels (n, classes); None if `x` has them.
-        dev: the same two for the choice among epochs.
+        train: what it is trained on.
+        dev: what the choice among epochs is made on.
         epochs: how many; 0 trains nothing and only measures.
         curve: a CSV file, for `dvc plots`, of columns `CURVE_COLUMNS`; whole after each epoch.
-        batch_size: images in a batch; None if `x` makes its own.
         key: section of params.yaml that an error points at.
         checkpoint: where each epoch leaves what the next one needs, and where training goes on
-            from, to the same bits. Only with `Batches`, which can go to an epoch.
+            from, to the same bits.
 
     Returns:
         Accuracy on dev of the weights that are kept, in [0, 1].
@@ -52,21 +48,19 @@ def fit(
     """
     if not epochs:
         _write_curve([], curve)
-        return model.evaluate(*dev, verbose=0, return_dict=True)["accuracy"]
+        return model.evaluate(dev.dataset(), verbose=0, return_dict=True)["accuracy"]
     create_variables(model)
     state = TrainingState(model, curve, key, checkpoint)
     if done := len(state.curve):
-        x.go_to(done)
+        train.go_to(done)
         print(f"{key}: goes on after epoch {done} of {epochs}", flush=True)
     model.fit(
-        x,
-        y,
-        validation_data=dev if y is not None else dev[0],
+        train.dataset(),
+        validation_data=dev.dataset(),
         epochs=epochs,
         initial_epoch=done,
-        batch_size=batch_size,
         callbacks=[state],
-        shuffle=y is not None,  # `Batches` bring their own order
+        shuffle=False,  # `Batches` bring their own order
         verbose=1 if sys.stdout.isatty() else 2,
     )
     model.set_weights(state.best_weights)

@@ -1,11 +1,13 @@
-"""BatchNormalization: the fused layer is Keras's layer, and follows a short training."""
+"""While it is trained: each layer equals Keras's, and BatchNormalization keeps up."""
+
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.nets import batch_norm
+from stages.nets import trained_layers
 
 X = np.random.default_rng(1).normal(3.0, 2.0, (16, 5, 5, 4)).astype(np.float32)
 
@@ -29,14 +31,48 @@ def test_the_fused_layer_equals_keras_forward_backward_and_in_its_averages(
         return [np.asarray(a) for a in [y, inference, *gradients, *layer.get_weights()]]
 
     options = {"scale": scale, "center": center, "momentum": 0.7}
-    ours = one_step(batch_norm.FusedBatchNormalization(**options))
+    ours = one_step(trained_layers.FusedBatchNormalization(**options))
     theirs = one_step(keras.layers.BatchNormalization(**options))
     assert len(ours) == len(theirs) == 3 + 2 * (scale + center) + 2
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-def nested(mode: batch_norm.Mode, momentum: float = 0.9) -> tuple[keras.Model, keras.Model]:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": (5, 3), "activation": "relu", "use_bias": False},
+        {"kernel_size": 3, "strides": 2},
+        {"kernel_size": 3, "dilation_rate": 2},
+        {"kernel_size": 3, "padding": "valid"},
+        {"kernel_size": 2},
+        {"kernel_size": 3, "depth_multiplier": 2},
+    ],
+)
+def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict[str, Any]) -> None:
+    def one_step(kind: type[keras.layers.DepthwiseConv2D]) -> list[np.ndarray]:
+        layer = kind(**{"padding": "same", "use_bias": False} | options)
+        layer.build(X.shape)
+        layer.set_weights(
+            [np.linspace(-1, 2, w.size).reshape(w.shape) for w in layer.get_weights()]
+        )
+        x = tf.constant(X)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(tf.sin(y))
+        return [y, *tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])]
+
+    for ours, theirs in zip(
+        one_step(trained_layers.DepthwiseConv2D),
+        one_step(keras.layers.DepthwiseConv2D),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def nested(mode: trained_layers.Mode, momentum: float = 0.9) -> tuple[keras.Model, keras.Model]:
     """Return a model with BatchNormalization in a nested one, and its twin for training."""
     keras.utils.set_random_seed(1)
     image = keras.Input((5, 5, 4))
@@ -45,20 +81,22 @@ def nested(mode: batch_norm.Mode, momentum: float = 0.9) -> tuple[keras.Model, k
     inner.get_layer("conv").set_weights([np.eye(4)[None, None], np.zeros(4)])
     outer_image = keras.Input((5, 5, 4))
     outer = keras.Model(outer_image, keras.layers.GlobalAveragePooling2D()(inner(outer_image)))
-    twin = batch_norm.for_training(outer, mode, momentum)
+    twin = trained_layers.for_training(outer, mode, momentum)
     twin.compile("sgd", "mse")
     return outer, twin
 
 
 @pytest.mark.parametrize("mode", ["adapting", "frozen"])
-def test_batch_norm_alone_is_the_twins_own_and_comes_back_by_name(mode: batch_norm.Mode) -> None:
+def test_batch_norm_alone_is_the_twins_own_and_comes_back_by_name(
+    mode: trained_layers.Mode,
+) -> None:
     outer, twin = nested(mode)
     own = {id(w) for w in twin.weights} - {id(w) for w in outer.weights}
     norm = twin.get_layer("inner").get_layer("norm")
     assert own == {id(w) for w in norm.weights}
     np.testing.assert_allclose(twin(X), outer(X), rtol=1e-5, atol=1e-6)
     norm.set_weights([np.full(4, float(i)) for i in range(4)])
-    batch_norm.copy_weights(twin, outer)
+    trained_layers.copy_weights(twin, outer)
     np.testing.assert_array_equal([w[0] for w in outer.get_weights()[2:]], range(4))
 
 
