@@ -22,30 +22,32 @@ Mode = Literal["frozen", "adapting"]
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras's BatchNormalization, its training step computed by TensorFlow's fused operation."""
+    """Keras's BatchNormalization, computed by TensorFlow's fused operation."""
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Normalise (n, h, w, channels) by the batch if training, else by the moving averages."""
-        if not (training and self.trainable) or inputs.shape.rank != 4 or mask is not None:
+        if inputs.shape.rank != 4 or mask is not None:
             return super().call(inputs, training=training, mask=mask)
+        by_batch = bool(training and self.trainable)
         channels = inputs.shape[-1]
         step = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma if self.scale else tf.ones([channels]),
             offset=self.beta if self.center else tf.zeros([channels]),
-            mean=tf.zeros([0]),
-            variance=tf.zeros([0]),
+            mean=tf.zeros([0]) if by_batch else self.moving_mean,
+            variance=tf.zeros([0]) if by_batch else self.moving_variance,
             epsilon=self.epsilon,
-            is_training=True,
+            is_training=by_batch,
         )
-        # The operation divides by n - 1, Keras by n.
-        n = tf.cast(tf.size(inputs) / channels, tf.float32)
-        variance = step.batch_variance * (n - 1) / n
-        kept = self.momentum
-        self.moving_mean.assign(self.moving_mean * kept + step.batch_mean * (1 - kept))
-        self.moving_variance.assign(self.moving_variance * kept + variance * (1 - kept))
+        if by_batch:
+            # The operation divides by n - 1, Keras by n.
+            n = tf.cast(tf.size(inputs) / channels, tf.float32)
+            variance = step.batch_variance * (n - 1) / n
+            kept = self.momentum
+            self.moving_mean.assign(self.moving_mean * kept + step.batch_mean * (1 - kept))
+            self.moving_variance.assign(self.moving_variance * kept + variance * (1 - kept))
         return step.y
 
 
