@@ -1,4 +1,4 @@
-"""While it is trained: each layer equals Keras's, and BatchNormalization keeps up."""
+"""Layers in training: each equals Keras's, and BatchNormalization keeps up."""
 
 from typing import Any
 
@@ -73,11 +73,16 @@ def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict
 
 
 def nested(mode: trained_layers.Mode, momentum: float = 0.9) -> tuple[keras.Model, keras.Model]:
-    """Return a model with BatchNormalization in a nested one, and its twin for training."""
+    """Return a model with layers to be replaced in a nested one, and its twin for training."""
     keras.utils.set_random_seed(1)
     image = keras.Input((5, 5, 4))
-    layers = [keras.layers.Conv2D(4, 1, name="conv"), keras.layers.BatchNormalization(name="norm")]
+    layers = [
+        keras.layers.DepthwiseConv2D(1, padding="same", use_bias=False, name="depthwise"),
+        keras.layers.Conv2D(4, 1, name="conv"),
+        keras.layers.BatchNormalization(name="norm"),
+    ]
     inner = keras.Sequential([image, *layers], name="inner")
+    inner.get_layer("depthwise").set_weights([np.ones((1, 1, 4, 1))])
     inner.get_layer("conv").set_weights([np.eye(4)[None, None], np.zeros(4)])
     outer_image = keras.Input((5, 5, 4))
     outer = keras.Model(outer_image, keras.layers.GlobalAveragePooling2D()(inner(outer_image)))
@@ -87,17 +92,17 @@ def nested(mode: trained_layers.Mode, momentum: float = 0.9) -> tuple[keras.Mode
 
 
 @pytest.mark.parametrize("mode", ["adapting", "frozen"])
-def test_batch_norm_alone_is_the_twins_own_and_comes_back_by_name(
+def test_the_replaced_layers_alone_are_the_twins_own_and_come_back_by_name(
     mode: trained_layers.Mode,
 ) -> None:
     outer, twin = nested(mode)
     own = {id(w) for w in twin.weights} - {id(w) for w in outer.weights}
-    norm = twin.get_layer("inner").get_layer("norm")
-    assert own == {id(w) for w in norm.weights}
+    depthwise, norm = (twin.get_layer("inner").get_layer(name) for name in ("depthwise", "norm"))
+    assert own == {id(w) for w in depthwise.weights + norm.weights}
     np.testing.assert_allclose(twin(X), outer(X), rtol=1e-5, atol=1e-6)
     norm.set_weights([np.full(4, float(i)) for i in range(4)])
     trained_layers.copy_weights(twin, outer)
-    np.testing.assert_array_equal([w[0] for w in outer.get_weights()[2:]], range(4))
+    np.testing.assert_array_equal([w[0] for w in outer.get_weights()[3:]], range(4))
 
 
 def test_it_keeps_up_with_a_short_training() -> None:
@@ -105,7 +110,8 @@ def test_it_keeps_up_with_a_short_training() -> None:
 
     def moving_mean(momentum: float) -> float:
         _, twin = nested("adapting", momentum)
-        twin.get_layer("inner").get_layer("conv").trainable = False
+        for name in ("depthwise", "conv"):
+            twin.get_layer("inner").get_layer(name).trainable = False
         twin.fit(np.tile(X, (40, 1, 1, 1)), np.zeros((640, 4)), batch_size=16, verbose=0)
         return float(twin.get_layer("inner").get_layer("norm").moving_mean.numpy().mean())
 
@@ -117,8 +123,9 @@ def test_frozen_means_frozen_while_training_too() -> None:
     outer, twin = nested("frozen")
     before = outer.get_weights()
     twin.fit(X, np.zeros((16, 4)), epochs=2, verbose=0)
+    trained_layers.copy_weights(twin, outer)
     np.testing.assert_allclose(twin(X, training=True), outer(X, training=False), rtol=1e-6)
     changed = [(a != b).any() for a, b in zip(before, twin.get_weights(), strict=True)]
-    assert changed == [True, True, False, False, False, False]
+    assert changed == [True, True, True, False, False, False, False]
     _, adapting = nested("adapting")
     assert not np.allclose(adapting(X, training=True), outer(X, training=False), atol=0.1)

@@ -6,8 +6,9 @@ inference falls far below training. Keras computes it from a dozen elementary op
 a training step on a CPU (measured on MobileNetV2's suffix: 1.28 times the images a second with
 TensorFlow's fused operation, median of three alternating runs on 2 cores).
 
-Of a depthwise convolution the gradient by the input is computed as another one, which oneDNN does
-three times as fast as the operation that TensorFlow has for it (docs/performance.md).
+Of a depthwise convolution with stride 1 the gradient by the input is computed as another one: in
+bfloat16 that is three times as fast as TensorFlow's operation for it in float32, the faster of the
+two (docs/performance.md).
 """
 
 from collections.abc import Callable
@@ -56,9 +57,9 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Convolve each channel of (n, h, w, channels) with a kernel of its own."""
-        plain = (self.strides, self.dilation_rate, self.depth_multiplier) == ((1, 1), (1, 1), 1)
-        odd = all(size % 2 for size in self.kernel_size)
-        if not (plain and odd) or self.padding != "same" or self.use_bias:
+        options = (self.strides, self.dilation_rate, self.depth_multiplier, self.padding)
+        plain = options == ((1, 1), (1, 1), 1, "same") and not self.use_bias
+        if not plain or any(size % 2 == 0 for size in self.kernel_size):
             return super().call(inputs)
         return self.activation(_depthwise(inputs, tf.convert_to_tensor(self.kernel)))
 
@@ -96,9 +97,11 @@ def for_training(model: keras.Model, mode: Mode, momentum: float) -> keras.Model
 
     def own(operation: Any) -> Any:
         if isinstance(operation, keras.layers.BatchNormalization):
-            config = {"momentum": momentum, "trainable": mode != "frozen"}
-            return FusedBatchNormalization.from_config(operation.get_config() | config)
-        if type(operation) is keras.layers.DepthwiseConv2D:
+            config = operation.get_config() | {"momentum": momentum, "trainable": mode != "frozen"}
+            # Frozen, the fused operation has no reproducible gradient on a GPU.
+            kind = type(operation) if mode == "frozen" else FusedBatchNormalization
+            return kind.from_config(config)
+        if isinstance(operation, keras.layers.DepthwiseConv2D):
             return DepthwiseConv2D.from_config(operation.get_config())
         return operation
 

@@ -58,31 +58,19 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         epoch, self._epoch = self._epoch, self._epoch + 1
         count, size = len(self._targets), WINDOW * self._batch_size
-        order = (
-            np.arange(count)
-            if self._seed is None
-            else epoch_order(count, size, (self._seed, epoch))
-        )
-        for index in range(len(self)):
-            window, position = divmod(index, WINDOW)
-            if not position:
-                images = order[window * size : (window + 1) * size]
-                activations = self._read(images, epoch)
-            batch = slice(position * self._batch_size, (position + 1) * self._batch_size)
-            x, y = activations[batch].astype(np.float32), self._targets[images[batch]]
-            if self._seed is not None and self._cutmix_share:
-                # From 1, because NumPy takes (seed, epoch), the order's, for (seed, epoch, 0, 0).
-                place = (self._seed, epoch, index + 1)
-                if np.random.default_rng((*place, 0)).random() < self._cutmix_share:
-                    x, y = cutmix(x, y, (*place, 1))
-            yield x, y
+        order = np.arange(count)
+        if self._seed is not None:
+            whole_batches = len(self) * self._batch_size
+            order = epoch_order(count, size, (self._seed, epoch))[:whole_batches]
+        for start in range(0, len(order), size):
+            yield from self._window(order[start : start + size], epoch, start // self._batch_size)
 
     def go_to(self, epoch: int) -> None:
         """Give an epoch's batches next, counted from 0, as if those before it had been given."""
         self._epoch = epoch
 
     def dataset(self) -> tf.data.Dataset:
-        """Return them as `model.fit` takes them, the next batch read while one is trained on.
+        """Return them as `model.fit` takes them.
 
         Made by Keras, the dataset would be tuned while it runs, and the end of `fit` would wait
         for the tuner, which sleeps for up to a minute (TensorFlow 2.21.0).
@@ -93,9 +81,10 @@ class Batches:
         signature = tuple(tf.TensorSpec((None, *shape), tf.float32) for shape in shapes)
         batches = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
         known = batches.apply(tf.data.experimental.assert_cardinality(len(self)))
-        return known.prefetch(1).with_options(options)
+        return known.with_options(options)
 
-    def _read(self, images: npt.NDArray[np.intp], epoch: int) -> npt.NDArray[np.floating]:
+    def _window(self, images: npt.NDArray[np.intp], epoch: int, done: int) -> Iterator[Batch]:
+        """Read a window of images, and give its batches; `done` of the epoch came before."""
         first = self._views[0]
         activations = np.empty((len(images), *first.shape[1:]), first.dtype)
         view_of = (images // CHUNK + epoch) % len(self._views)
@@ -103,7 +92,15 @@ class Batches:
             of_view = np.flatnonzero(view_of == number)
             by_place = of_view[np.argsort(images[of_view])]
             activations[by_place] = view[images[by_place]]
-        return activations
+        for start in range(0, len(images), self._batch_size):
+            batch = slice(start, start + self._batch_size)
+            x, y = activations[batch].astype(np.float32), self._targets[images[batch]]
+            if self._seed is not None and self._cutmix_share:
+                # From 1, because NumPy takes (seed, epoch), the order's, for (seed, epoch, 0, 0).
+                place = (self._seed, epoch, done + start // self._batch_size + 1)
+                if np.random.default_rng((*place, 0)).random() < self._cutmix_share:
+                    x, y = cutmix(x, y, (*place, 1))
+            yield x, y
 
 
 def epoch_order(
