@@ -100,7 +100,7 @@ def test_no_two_draws_share_their_random_numbers(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_dataset_gives_the_batches_and_has_no_tuner() -> None:
-    """The end of `fit` waited for it in about half of all runs, so no test shows that reliably."""
+    """With one, the end of `fit` waited in about half of the runs: no test of that is reliable."""
     batches = Batches(numbered_views(11, 1), np.arange(11) % 2, 2, 4)
     dataset = batches.dataset()
     assert not dataset.options().autotune.enabled
