@@ -19,12 +19,20 @@ VARIABLES = (
 )
 
 
-def set_up(seed: int) -> None:
+def set_up(seed: int, at_once: int = 1) -> None:
     """Hold this process to the same bits in every run, and print what it runs on.
 
     Seeds Python, NumPy and TensorFlow, and lets TensorFlow use only reproducible operations. The
     same machine then gives the same bits; another processor may round otherwise.
+
+    Args:
+        seed: any integer from 0 on.
+        at_once: how many large operations can run at the same time; each has its share of the
+            processors. Others than 1 only before TensorFlow has computed anything.
     """
+    if at_once > 1:
+        threads = max(1, description()["processors"] // at_once)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
     # A user's ~/.keras/keras.json may say otherwise.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
@@ -61,8 +69,7 @@ def device() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         return ", ".join(gpu.name for gpu in gpus)
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or description()["processors"]
-    return f"the CPU, {threads} threads"
+    return f"the CPU, {description()['processors']} threads"
 
 
 def description() -> dict[str, Any]:

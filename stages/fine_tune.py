@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(params: "Params") -> None:
     """Write cifar10.h5 (raw images in, probabilities out, compiled) and the learning curve."""
     settings = params.fine_tune
-    set_up(settings.seed)
+    set_up(settings.seed, at_once=2)  # halves of a batch
     in_bfloat16 = use_bfloat16()
     y_train, y_dev, names = read_arrays(DATASET, "y_train", "y_dev", "class_names")
     views = [activations.load(train_view(number)) for number in range(params.features.views)]

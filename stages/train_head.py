@@ -35,9 +35,9 @@ def main(params: "Params") -> None:
     chosen.sort()  # read in the order of the file
     view = activations.load(train_view(0))
     parts = np.split(chosen, range(PART, count, PART))
-    x = np.concatenate([predict(frozen, view[part], settings.batch_size) for part in parts])
-    x_dev = predict(frozen, activations.load(dev_features()), settings.batch_size)
     size, classes = settings.batch_size, len(names)
+    x = np.concatenate([predict(frozen, view[part], size) for part in parts])
+    x_dev = predict(frozen, activations.load(dev_features()), size)
     train = Batches([x], y_train[chosen], classes, size, settings.seed)
 
     head = new_head(classes)

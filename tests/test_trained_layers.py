@@ -72,6 +72,23 @@ def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_halves_of_a_batch_are_computed_as_two_batches() -> None:
+    keras.utils.set_random_seed(1)
+    layers = [
+        keras.layers.DepthwiseConv2D(3, use_bias=False),
+        trained_layers.FusedBatchNormalization(),
+        keras.layers.Conv2D(2, 1),
+    ]
+    model = keras.Sequential([keras.Input((5, 5, 4)), *layers])
+    halved = trained_layers.InHalves(model)
+    for training in (True, False):
+        expected = np.concatenate([model(half, training=training) for half in (X[:8], X[8:])])
+        np.testing.assert_allclose(halved(X, training=training), expected, rtol=1e-5, atol=1e-6)
+    for count in (1, 3):  # of a last batch on dev
+        np.testing.assert_allclose(halved(X[:count]), model(X[:count]), rtol=1e-5, atol=1e-6)
+    assert {id(w) for w in halved.trainable_weights} == {id(w) for w in model.trainable_weights}
+
+
 def nested(mode: trained_layers.Mode, momentum: float = 0.9) -> tuple[keras.Model, keras.Model]:
     """Return a model with layers to be replaced in a nested one, and its twin for training."""
     keras.utils.set_random_seed(1)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from stages.files import read_arrays, reading, replacing
+from stages.nets.trained_layers import InHalves
 
 
 def new_head(classes: int) -> keras.layers.Dense:
@@ -27,8 +28,9 @@ def with_head(suffix: keras.Model, head: keras.layers.Dense) -> keras.Model:
         A functional model, activations -> logits (n, classes). It shares the suffix's weights.
     """
     activations = keras.Input(suffix.input_shape[1:], name="activations")
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(suffix(activations))
-    return keras.Model(activations, head(pooled))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(suffix.output)
+    features = InHalves(keras.Model(suffix.input, pooled))(activations)
+    return keras.Model(activations, head(features))
 
 
 def save_head(head: keras.layers.Dense, dev_accuracy: float, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Batches of stored activations for training: shuffled, views in turn, read back in pieces."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -73,13 +74,16 @@ class Batches:
         """Return them as `model.fit` takes them.
 
         Made by Keras, the dataset would be tuned while it runs, and the end of `fit` would wait
-        for the tuner, which sleeps for up to a minute (TensorFlow 2.21.0).
+        for the tuner, which sleeps for up to a minute (TensorFlow 2.21.0). Its `prefetch` does
+        nothing where operations have to be reproducible, so a thread prepares the next batch.
         """
         options = tf.data.Options()
         options.autotune.enabled = False
         shapes = (self._views[0].shape[1:], self._targets.shape[1:])
         signature = tuple(tf.TensorSpec((None, *shape), tf.float32) for shape in shapes)
-        batches = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
+        batches = tf.data.Dataset.from_generator(
+            lambda: _ahead(iter(self)), output_signature=signature
+        )
         known = batches.apply(tf.data.experimental.assert_cardinality(len(self)))
         return known.with_options(options)
 
@@ -101,6 +105,14 @@ class Batches:
                 if np.random.default_rng((*place, 0)).random() < self._cutmix_share:
                     x, y = cutmix(x, y, (*place, 1))
             yield x, y
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while batch := coming.result():
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def epoch_order(
