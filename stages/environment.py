@@ -27,12 +27,12 @@ def set_up(seed: int, at_once: int = 1) -> None:
 
     Args:
         seed: any integer from 0 on.
-        at_once: how many large operations can run at the same time; each has its share of the
-            processors. Others than 1 only before TensorFlow has computed anything.
+        at_once: how many large operations can run at the same time. With no more processors than
+            that, each has one thread; else all share all of them. Not 1 only before TensorFlow
+            has computed anything.
     """
-    if at_once > 1:
-        threads = max(1, description()["processors"] // at_once)
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    if 1 < description()["processors"] <= at_once:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     # A user's ~/.keras/keras.json may say otherwise.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")

@@ -76,7 +76,7 @@ class Backbone:
 
         Args:
             mode: what BatchNormalization does meanwhile.
-            momentum: share of the old moving average that half a batch keeps, in [0, 1).
+            momentum: share of the old moving average that is kept at each update, in [0, 1).
 
         Returns:
             Activations at the cut -> the last feature map, float32 (n, h, w, channels).

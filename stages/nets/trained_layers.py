@@ -82,9 +82,10 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[...
 class InHalves(keras.layers.Layer):
     """A model that computes the two halves of a batch at the same time.
 
-    On two cores each half has one of them, which is faster than two that share each operation. In
-    training, BatchNormalization normalises each half by itself (Hoffer et al. 2017,
-    https://arxiv.org/abs/1705.08741, section 4), and its averages follow both.
+    On two cores, with one thread for each operation (`set_up`), each half has a core, which is
+    faster than two cores that share each operation. In training, BatchNormalization normalises each
+    half by itself and its averages are updated by both (Ghost Batch Normalization, Hoffer et al.
+    2017, https://arxiv.org/abs/1705.08741, section 4).
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -107,7 +108,7 @@ def for_training(model: keras.Model, mode: Mode, momentum: float) -> keras.Model
     Args:
         model: a functional model, nested ones in it allowed.
         mode: what its BatchNormalization does.
-        momentum: share of the old moving average that a step keeps, in [0, 1).
+        momentum: share of the old moving average that is kept at each update, in [0, 1).
 
     Returns:
         A model with the same weights: `copy_weights(trained, model)` brings back what training it
