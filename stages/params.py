@@ -101,7 +101,7 @@ class FineTune(_Section):
     """How head and suffix are trained together."""
 
     epochs: CountOrZero
-    batch_size: Annotated[Count, Field(ge=2)]  # it is computed in halves
+    batch_size: Count
     optimizer: Literal["adamw", "muon"]
     learning_rate: Rate
     weight_decay: Share

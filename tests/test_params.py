@@ -63,7 +63,6 @@ def test_the_projects_own_file_is_valid() -> None:
         ("backbone", "cut", True, "backbone.cut = True: expected none"),
         ("backbone", "weights", "", "backbone.weights = ''"),
         ("download", "sha256", [], "download.sha256 = []"),
-        ("fine_tune", "batch_size", 1, "batch_size = 1: expected greater than or equal to 2"),
         ("evaluate", "batch_size", 10**26, "evaluate.batch_size = 1000"),
         ("gate", "minimum", 10**400, "gate.minimum = 1000"),
         ("gate", "minimum", 87, "gate.minimum = 87: expected less than or equal to 1"),

@@ -93,10 +93,12 @@ class InHalves(keras.layers.Layer):
         self._model = model
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Compute (n, ...) as n/2 and n/2."""
-        middle = tf.shape(inputs)[0] // 2
-        halves = inputs[:middle], inputs[middle:]
-        return tf.concat([self._model(half, training=training) for half in halves], axis=0)
+        """Compute (n, ...) as two halves; if n is odd, both have the image in the middle."""
+        count = tf.shape(inputs)[0]
+        first = self._model(inputs[: count - count // 2], training=training)
+        second = self._model(inputs[count // 2 :], training=training)
+        # No half is ever empty: of no images, oneDNN's convolution has a wrong shape.
+        return tf.concat([first[: count // 2], second], axis=0)
 
 
 def for_training(model: keras.Model, mode: Mode, momentum: float) -> keras.Model:
