@@ -7,16 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dvc.utils.serialize import parse_yaml
+
+from stages.params import PARAMS
 
 POINTS = Path(__file__).with_name("points.yaml")
 
 
 def settings(name: str) -> dict[str, Any]:
-    """Return named settings, value by "section.key"; end the process if there are none."""
+    """Return named settings, value by "section.key"; end the process if there are none.
+
+    They are complete but for digests, because `dvc exp run -S` leaves params.yaml changed: none may
+    inherit a value of the run before it.
+    """
     points = yaml.safe_load(POINTS.read_text())
     if name not in points:
         sys.exit(f"error: POINT = {name!r}: expected one of {', '.join(points)}")
-    return points[name]
+    show = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
+    if show.returncode:
+        sys.exit(f"error: {PARAMS} as committed is needed: expected a Git repository that has it")
+    committed = {
+        f"{section}.{key}": value
+        for section, values in parse_yaml(show.stdout, PARAMS).items()
+        for key, value in values.items()
+        if key != "sha256"
+    }
+    return committed | points[name]
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ DEMO: dict[str, dict[str, Any]] = {
         "name": "MobileNetV2",
         "image_size": 32,
         "weights": "random",
+        "last_layer": "all",
         "cut": "block_2_add",
     },
     "features": {"views": 2},

@@ -38,17 +38,23 @@ def run_point(project: Project, name: str) -> tuple[int, str]:
     return run.returncode, run.stdout + run.stderr
 
 
-def test_dvc_takes_over_every_value_of_named_settings(fresh: Project, tmp_path: Path) -> None:
+def test_dvc_takes_over_every_value_of_named_settings(
+    fresh: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = fresh.copy(tmp_path)
+    monkeypatch.chdir(project.folder)
     (project.folder / "dvc.yaml").write_text("stages: {evaluate: {cmd: 'true'}}\n")
     project.run("git", "commit", "-qam", "a pipeline that computes nothing")
+    own = {"sha256": ["0" * 64]}
+    project.set(backbone=own, fine_tune={"epochs": 9})
     for name in ("accurate", "fastest"):
         status, said = run_point(project, name)
         assert status == 0, said
         now = yaml.safe_load((project.folder / "params.yaml").read_text())
         for key, value in point.settings(name).items():
-            section, own = key.split(".")
-            assert now[section][own] == value, key
+            section, setting = key.split(".")
+            assert now[section][setting] == value, key
+        assert now["backbone"].items() >= own.items(), "what is accepted is the user's to say"
 
 
 def test_an_unknown_name_is_one_line(fresh: Project) -> None:

@@ -1,32 +1,27 @@
-"""The named settings: each is complete, and none inherits a value from the run before it."""
+"""The named settings: allowed values, of settings that there are."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bench.point import POINTS, settings
 from stages import params
 from tests.conftest import PROJECT
 
-POINTS = yaml.safe_load((PROJECT / "bench/points.yaml").read_text())
-COMMITTED = yaml.safe_load((PROJECT / "params.yaml").read_text())
-SECTIONS = ("backbone", "preprocess", "features", "train_head", "fine_tune", "evaluate")
+NAMES = list(yaml.safe_load(POINTS.read_text()))
 
 
-@pytest.mark.parametrize("name", POINTS)
-def test_each_sets_all_that_training_depends_on_to_allowed_values(
-    name: str, tmp_path: Path
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_every_setting_but_digests_at_an_allowed_value(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(POINTS[name]) == {f"{s}.{key}" for s in SECTIONS for key in COMMITTED[s]}
+    monkeypatch.chdir(PROJECT)
     content = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    for setting, value in POINTS[name].items():
+    keys = {f"{s}.{key}" for s, values in content.items() for key in values if key != "sha256"}
+    assert set(settings(name)) == keys
+    for setting, value in settings(name).items():
         section, key = setting.split(".")
         content[section][key] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     params.load(tmp_path / "params.yaml")
-
-
-def test_the_default_is_what_is_committed() -> None:
-    default = {f"{s}.{key}": value for s in SECTIONS for key, value in COMMITTED[s].items()}
-    assert POINTS["default"] == default
-    assert all(POINTS[name] != default for name in POINTS if name != "default")
