@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -10,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from stages import environment
 
@@ -67,6 +69,11 @@ def test_it_names_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> N
     found = environment.description()
     assert found["instructions"] == ""
     assert found["processor"]
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow sees a GPU")
+def test_without_a_gpu_the_cpu_is_named() -> None:
+    assert re.fullmatch(r"the CPU, [1-9]\d* threads", environment.device())
 
 
 CONVOLUTION = """

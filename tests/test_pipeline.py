@@ -112,6 +112,18 @@ def test_the_gate_fails_the_pipeline_and_leaves_the_metrics(project: Project) ->
     assert "gate: FAILED" in one_line(project.stage("gate"))
 
 
+def test_overwriting_the_model_in_place_leaves_the_cache_alone(project: Project) -> None:
+    """Whoever does it, root included: in the workspace as built and as checked out again."""
+    model = project.folder / "cifar10.h5"
+    whole = model.read_bytes()
+    for _ in range(2):
+        with model.open("r+b") as file:  # the same inode
+            file.write(b"overwritten")
+        model.unlink()
+        assert project.dvc("checkout").returncode == 0
+        assert model.read_bytes() == whole
+
+
 def test_an_experiment_runs_and_is_shown(project: Project) -> None:
     run = project.dvc("exp", "run", "evaluate", "-S", "evaluate.batch_size=7", "-n", "sevens")
     assert run.returncode == 0, run.stdout + run.stderr
