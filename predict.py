@@ -1,111 +1,149 @@
 #!/usr/bin/env python3
-"""Say what cifar10.h5, beside this file, takes photos for: `python predict.py photo.jpg folder`.
+"""Print the likeliest classes of photos: `python predict.py photo.jpg folder`.
 
-A photo of any size becomes what the model was trained on, 32x32 in red, green and blue: it is
-turned as its EXIF says, what is transparent is laid on white, the square in its centre is cut out
-and shrunk by Pillow's Lanczos filter, which averages over all pixels that it drops.
+The model is cifar10.h5, beside this file; stages/data/photos.py brings photos to its image size.
+What takes long to import is imported in functions, where Ctrl-C is one line already.
 """
 
 import argparse
 import json
+import os
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps
+from typing import Any
 
 import stages  # noqa: F401 - sets what TensorFlow reads from the environment
-from stages.errors import PipelineError, reason
-from stages.files import reading
+from stages.errors import PipelineError
 
 MODEL = Path(__file__).resolve().with_name("cifar10.h5")
-CLASS_NAMES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
-NOTE = "Photos are not CIFAR-10: whatever is on one, the model names one of its ten classes."
-
-
-def read(path: Path) -> npt.NDArray[np.uint8]:
-    """Return an image file as the model takes it.
-
-    Returns:
-        uint8 (32, 32, 3), red green blue.
-
-    Raises:
-        PipelineError: the file is missing, damaged, or no image that Pillow reads.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16 bits, which Pillow's `convert` would cut off at 255
-            image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).round().astype(np.uint8))
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (32, 32), Image.Resampling.LANCZOS))
-    except Exception as error:  # each of Pillow's formats has its own for a damaged file
-        raise PipelineError(f"{path}: {reason(error)}; expected an image") from error
-
-
-def files(path: Path) -> list[Path]:
-    """Return the path itself, or of a folder the images that lie in it."""
-    if not path.is_dir():
-        return [path]
-    suffixes = {
-        suffix
-        for suffix, kind in Image.registered_extensions().items()
-        if Image.MIME.get(kind, "").startswith("image/")  # not PDF or HDF5, which Pillow names too
-    }
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+NOTE = "Photos are not the training images: what belongs to no class gets probabilities as well."
+BATCH = 32  # photos
 
 
 def main() -> int:
-    """Print the likeliest classes of each image; return 1 if one could not be read, else 0."""
+    """Classify what is named; return 1 if a part of it or all of it cannot be read, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], epilog=NOTE)
-    parser.add_argument("images", nargs="*", type=Path, help="image files, folders of them")
+    parser.add_argument("images", nargs="*", help="image files, folders of them")
     parser.add_argument("--json", action="store_true", help="print all probabilities, as JSON")
     arguments = parser.parse_args()
-    paths = [file for path in arguments.images for file in files(path)]
-    if not paths:
+    if not arguments.images:
         raise PipelineError("no image; expected image files or folders, as in IMAGE=photo.jpg")
-    if not MODEL.exists():
-        raise PipelineError(f"{MODEL} is missing; `make reproduce` makes it")
-    images = {}
-    for path in paths:
+    found: dict[Path, None] = {}
+    failed = False
+    for argument in arguments.images:
         try:
-            images[path] = read(path)
+            found |= dict.fromkeys(files(argument))
         except PipelineError as error:
             print(f"error: {error}", file=sys.stderr)
-    if images:
-        show(images, arguments.json)
-    return int(len(images) < len(set(paths)))
+            failed = True
+    if found:
+        named = found.keys() & set(map(Path, arguments.images))
+        failed |= not classify(list(found), named, arguments.json)
+    return int(failed)
 
 
-def show(images: dict[Path, npt.NDArray[np.uint8]], as_json: bool) -> None:
-    """Print the three likeliest classes of each image, or all ten as JSON, likeliest first."""
-    import keras  # here and not above, because both take seconds
+def files(argument: str) -> list[Path]:
+    """Return the path that an argument is, or the files in the folder that it is."""
+    from stages.data.photos import printable, walk
 
-    from stages.nets.inference import predict
+    if argument in ("", "-"):
+        raise PipelineError(f"{argument!r}: expected files or folders; standard input is not read")
+    if "://" in argument:
+        raise PipelineError(f"{printable(argument)}: a URL; expected a file, download it first")
+    if not (found := list(walk(Path(argument)))):
+        raise PipelineError(f"{printable(argument)}: an empty folder; expected images in it")
+    return found
+
+
+def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
+    """Print the three likeliest classes of each photo, batch by batch; as JSON, all at the end.
+
+    Returns:
+        Whether all of `named` could be read. The other paths need not be images.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from stages.data.photos import printable, read
+
+    names, size = description()
+    width, longest = max(map(len, names)), max(len(printable(path)) for path in paths)
+    model = None
+    table, failed = {}, set()
+    bar = tqdm(total=len(paths), unit=" photos", disable=None if as_json else True)
+    # Few threads, because each can hold an image of 179 megapixels.
+    with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), BATCH):
+            images = {}
+            batch = paths[start : start + BATCH]
+            for path, image in [(path, pool.submit(read, path, size)) for path in batch]:
+                try:
+                    images[path] = image.result()
+                except PipelineError as error:
+                    tqdm.write(f"{'error' if path in named else 'skipped'}: {error}", sys.stderr)
+                    failed.add(path)
+                bar.update()
+            if not images:
+                continue
+            model = model or load()
+            x = np.stack(list(images.values())).astype(np.float32)
+            for path, probabilities in zip(images, model.predict_on_batch(x).tolist(), strict=True):
+                row = sorted(zip(probabilities, names, strict=True), reverse=True)
+                table[str(path)] = {name: p for p, name in row}
+                if not as_json:
+                    best = (f"{name:{width}} {p:.3f}" for p, name in row[:3])
+                    print(f"{printable(path):{longest}}", *best, sep="   ", flush=True)
+    if not table and not named:
+        raise PipelineError(f"none of {len(paths)} files is an image; name others")
+    if table:
+        print(json.dumps(table) if as_json else NOTE)
+    return not failed & named
+
+
+def description() -> tuple[list[str], tuple[int, int]]:
+    """Return the class names in the order of the model's outputs, and its images' (height, width).
+
+    Raises:
+        PipelineError: the model is missing or damaged, or its file lacks them.
+    """
+    import h5py
+
+    from stages.files import reading
+
+    if not MODEL.exists():
+        raise PipelineError(f"{MODEL} is missing; `make reproduce` makes it")
+    with reading(MODEL), h5py.File(MODEL) as file:
+        if missing := {"class_names", "image_size"} - set(file.attrs):
+            raise PipelineError(f"{MODEL} lacks {' and '.join(sorted(missing))}; run `dvc repro`")
+        height, width = map(int, file.attrs["image_size"])
+        return json.loads(file.attrs["class_names"]), (height, width)
+
+
+def load() -> Any:
+    """Return the Keras model, without the optimizer and the metrics, of which Keras would warn."""
+    import keras
+
+    from stages.files import reading
 
     with reading(MODEL):
-        model = keras.models.load_model(MODEL)
-    x = np.stack(list(images.values())).astype(np.float32)
-    found = {
-        str(path): sorted(zip(map(float, of_image), CLASS_NAMES, strict=True), reverse=True)
-        for path, of_image in zip(images, predict(model, x, 64), strict=True)
-    }
-    if as_json:
-        print(json.dumps({path: {name: p for p, name in row} for path, row in found.items()}))
-        return
-    width = max(map(len, found))
-    for path, row in found.items():
-        print(f"{path:{width}}", *(f"{name:10} {p:.3f}" for p, name in row[:3]), sep="   ")
-    print(NOTE)
+        return keras.models.load_model(MODEL, compile=False)
+
+
+def interrupted(*_: object) -> None:
+    """End at once; KeyboardInterrupt can be swallowed while TensorFlow is imported."""
+    os.write(2, b"\n" * os.isatty(2) + b"interrupted\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # predict.py folder | head
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         sys.exit(main())
     except PipelineError as error:
         sys.exit(f"error: {error}")
+    except ImportError as error:
+        sys.exit(f"error: {sys.executable}: {error}; `source .venv/bin/activate` first")
