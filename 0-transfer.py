@@ -76,13 +76,11 @@ def main() -> None:
     unfreeze the layers after the cut and train on (fine_tune), save.
     """
     check_surroundings()
-    # DVC runs a stage's `python3` by the PATH: this interpreter.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     for command in (["stages", "check"], ["dvc", "repro", "fine_tune"]):
         status = subprocess.run(
             [sys.executable, "-m", *command],
             cwd=PROJECT,
-            env={**os.environ, "PATH": path},
+            env=environment(),
             check=False,
         ).returncode
         if status:
@@ -106,6 +104,19 @@ def check_surroundings() -> None:
     mirror = os.environ.get("MIRROR")
     if mirror and Path(mirror).is_dir():  # seen from here, not from the project
         os.environ["MIRROR"] = str(Path(mirror).resolve())
+
+
+def environment() -> dict[str, str]:
+    """Return the environment that DVC needs.
+
+    It runs a stage's `python3` by the PATH: this interpreter. It needs the user's name and a home
+    that can be written to, which a user id in a container may lack.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    variables = {"USER": str(os.getuid()), **os.environ, "PATH": path}
+    if not os.access(variables.get("HOME", ""), os.W_OK):
+        variables["HOME"] = str(PROJECT / ".venv")
+    return variables
 
 
 def save(source: Path, target: Path) -> None:

@@ -1,8 +1,23 @@
 # `make reproduce` and `make test` are the two commands; each makes .venv first if it is out of date.
-PYTHON ?= python3
 BIN := .venv/bin
+# A recipe reads these from its environment, because in its text the shell would interpret them.
+override IMAGE := $(value IMAGE)
+override POINT := $(value POINT)
+override SEEDS := $(value SEEDS)
+override PYTHON := $(or $(value PYTHON),python3)
+export IMAGE POINT SEEDS PYTHON
 # DVC runs a stage's `python3` by the PATH.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(value PATH)
+# DVC needs the user's name and home, which a user id in a container may lack.
+ifndef USER
+export USER := $(shell id -u)
+endif
+ifneq ($(shell [ -w "$$HOME" ] || echo missing),)
+export HOME := $(CURDIR)/.venv
+endif
+# Packages are installed into .venv and imported from there, whatever is set for other projects.
+export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PYTHONPATH PYTHONHOME
 # Set in both, so that a lock does not depend on who writes it.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
@@ -12,8 +27,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
 	@$(BIN)/python -m stages check
-	@$(BIN)/dvc repro
-	@$(BIN)/dvc metrics show --precision 4
+	@$(BIN)/python -m dvc repro
+	@$(BIN)/python -m dvc metrics show --precision 4
 
 test: .venv/development ## run the tests
 	@$(BIN)/python -m pytest
@@ -21,15 +36,15 @@ test: .venv/development ## run the tests
 demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: needs no download
 	@$(BIN)/python -m stages check
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT INT TERM && $(BIN)/python -m tests.drawn "$$folder/demo" \
-		&& cd "$$folder/demo" && export MIRROR="$$folder/demo/mirror" && dvc repro \
-		&& dvc metrics show --md && echo 'demo: finished. Its accuracy means nothing: the images are' \
+		&& cd "$$folder/demo" && export MIRROR="$$folder/demo/mirror" && python3 -m dvc repro \
+		&& python3 -m dvc metrics show --md && echo 'demo: finished. Its accuracy means nothing: the images are' \
 		'drawn, the backbone random.'
 
-predict: .venv/runtime ## say what is on photos: make predict IMAGE="photo.jpg folder"
-	@$(BIN)/python predict.py $(IMAGE)
+predict: .venv/runtime ## say what is on a photo, or on a folder's: make predict IMAGE=photo.jpg
+	@$(BIN)/python predict.py -- $${IMAGE:+"$$IMAGE"}
 
 point: .venv/runtime ## run settings named in bench/points.yaml: make point POINT=fastest
-	@$(BIN)/python -m bench.point $(POINT)
+	@$(BIN)/python -m bench.point "$$POINT"
 
 backbones: .venv/runtime ## print the applications that can be the backbone
 	@$(BIN)/python -m stages.nets.applications
@@ -38,13 +53,13 @@ bench: .venv/runtime ## time it beside Keras's guide and Keras's feature extract
 	@$(BIN)/python -m bench.compare
 
 seeds: .venv/runtime ## run named settings with other seeds: make seeds POINT=fastest SEEDS=20
-	@$(BIN)/python -m bench.seeds $(or $(POINT),default) $(or $(SEEDS),3)
+	@$(BIN)/python -m bench.seeds "$${POINT:-default}" "$${SEEDS:-3}"
 
 plot: .venv/development ## draw docs/frontier.svg from docs/experiments.csv
 	@$(BIN)/python -m bench.plot
 
 verify: .venv/runtime ## run the last commit twice from nothing, compare every digest; POINT=
-	@$(BIN)/python -m bench.verify $(POINT)
+	@$(BIN)/python -m bench.verify "$$POINT"
 
 lint: .venv/development
 	@$(BIN)/ruff check .
@@ -62,10 +77,15 @@ lock: .venv/development ## write the newest allowed versions, with hashes
 clean: ## remove the environment; `dvc gc -w` cleans the cache
 	@rm -rf .venv
 
+# Scripts in .venv hold its path, so it is made anew after the project's folder was moved or copied.
+MOVED := $(shell [ "$$(cat .venv/path 2>/dev/null)" = "$$(pwd -P)" ] || echo moved)
+.PHONY: moved
+
 # A file inside .venv is the mark that its lock has been installed whole.
-.venv/runtime: requirements.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"error: Python is {v[0]}.{v[1]}, expected 3.11 to 3.13: make PYTHON=python3.11")'
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+.venv/runtime: requirements.txt $(MOVED)
+	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"error: Python is {v[0]}.{v[1]}, expected 3.11 to 3.13: make PYTHON=python3.11")'
+	@[ ! "$(MOVED)" ] && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| { "$$PYTHON" -m venv --clear .venv && pwd -P >.venv/path; }
 	@echo 'installing $< into .venv'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

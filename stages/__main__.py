@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,20 +67,20 @@ def main(arguments: list[str]) -> int:
 
 
 def check_environment() -> None:
-    """Refuse a Python without the packages that requirements.txt locks."""
-    remedy = "run `make reproduce`, or `source .venv/bin/activate` first"
+    """Refuse a Python in which a package that computes is not as requirements.txt locks it."""
+    remedy = "run `make reproduce`, or `source .venv/bin/activate` and `unset PYTHONPATH` first"
     with open("requirements.txt", encoding="utf-8") as file:
-        pins = [line.split()[0].split("==") for line in file if "==" in line and line[0] != " "]
-    for name, locked in pins:
-        if name in ("keras", "tensorflow"):
-            try:
-                found = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                raise PipelineError(f"{sys.executable} lacks {name} {locked}; {remedy}") from None
-            if found != locked:
-                raise PipelineError(
-                    f"{sys.executable} has {name} {found}, requirements.txt {locked}; {remedy}"
-                )
+        lock = file.read()
+    for name in ("keras", "tensorflow", "numpy", "h5py"):
+        locked = re.findall(rf"(?m)^{name}==(\S+)", lock)  # two, where Pythons need different ones
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = ""
+        if found not in locked:
+            fault = f"has {name} {found}" if found else f"lacks {name}"
+            expected = " or ".join(locked)
+            raise PipelineError(f"{sys.executable} {fault}, expected {expected}; {remedy}")
 
 
 def check() -> None:

@@ -1,5 +1,6 @@
 """The environment: what the bits of a result depend on beside code, settings and data."""
 
+import contextlib
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import loky
 import tensorflow as tf
 
 # Instruction sets by which kernels are chosen, each with its own order of adding and rounding.
@@ -23,16 +25,18 @@ def set_up(seed: int, at_once: int = 1) -> None:
     """Hold this process to the same bits in every run, and print what it runs on.
 
     Seeds Python, NumPy and TensorFlow, and lets TensorFlow use only reproducible operations. The
-    same machine then gives the same bits; another processor may round otherwise.
+    same machine then gives the same bits; another processor may round otherwise. TensorFlow gets as
+    many threads as there are processors, unless it has computed already.
 
     Args:
         seed: any integer from 0 on.
         at_once: how many large operations can run at the same time. With no more processors than
-            that, each has one thread; else all share all of them. Not 1 only before TensorFlow
-            has computed anything.
+            that, each has one thread; else all share all of them.
     """
-    if 1 < description()["processors"] <= at_once:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
+    count = loky.cpu_count()
+    with contextlib.suppress(RuntimeError):  # it has computed already, as it can have in a test
+        tf.config.threading.set_intra_op_parallelism_threads(1 if count <= at_once else count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
     # A user's ~/.keras/keras.json may say otherwise.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
@@ -69,7 +73,7 @@ def device() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         return ", ".join(gpu.name for gpu in gpus)
-    return f"the CPU, {description()['processors']} threads"
+    return f"the CPU, {loky.cpu_count()} threads"
 
 
 def description() -> dict[str, Any]:
@@ -77,18 +81,18 @@ def description() -> dict[str, Any]:
 
     Returns:
         Versions of Python and of the packages that compute; the system; the processor's model and
-        the instruction sets that matter for rounding; how many processors this process may use;
-        the environment variables that choose how it computes.
+        the instruction sets that matter for rounding; how many processors this process may use, by
+        its affinity, a container's CPU quota or LOKY_MAX_CPU_COUNT; the environment variables that
+        choose how it computes.
     """
     processor = _first_processor()
     flags = (processor.get("flags") or processor.get("Features") or "").split()
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor.get("model name") or platform.processor() or platform.machine(),
-        "processors": len(affinity(0)) if affinity else os.cpu_count(),
+        "processors": loky.cpu_count(),
         "instructions": " ".join(sorted(f for f in flags if f.startswith(INSTRUCTION_SETS))),
         **{name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
     }

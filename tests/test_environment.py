@@ -76,6 +76,30 @@ def test_without_a_gpu_the_cpu_is_named() -> None:
     assert re.fullmatch(r"the CPU, [1-9]\d* threads", environment.device())
 
 
+THREADS = """
+from unittest import mock
+from tensorflow.config.threading import get_inter_op_parallelism_threads as between
+from tensorflow.config.threading import get_intra_op_parallelism_threads as within
+from stages import environment
+for count, at_once in ((1, 1), (2, 1), (2, 2), (3, 2)):
+    with mock.patch("loky.cpu_count", lambda: count):
+        environment.set_up(7, at_once)
+    print([within(), between()])
+"""
+
+
+def test_there_are_as_many_threads_as_processors() -> None:
+    arguments = [sys.executable, "-c", THREADS]
+    said = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("[")]
+    assert lines == [[1, 1], [2, 2], [1, 2], [3, 3]]
+
+
+def test_a_user_can_lower_the_number_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert environment.description()["processors"] == 1
+
+
 CONVOLUTION = """
 from unittest import mock
 import keras

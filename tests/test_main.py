@@ -35,17 +35,26 @@ def test_a_python_without_the_packages_or_with_others_says_so(
     path = f"{tmp_path / 'bare/bin'}:/usr/bin:/bin"
     said = one_line(project.stage("gate", PATH=path))
     assert re.fullmatch(
-        f"error: {tmp_path}/bare/bin/python3 lacks keras [0-9.]+; run `make reproduce`, or "
-        "`source .venv/bin/activate` first",
+        f"error: {tmp_path}/bare/bin/python3 lacks keras, expected [0-9.]+; run `make "
+        "reproduce`, or `source .venv/bin/activate` and `unset PYTHONPATH` first",
         said,
     )
     lock = project.folder / "requirements.txt"
     lock.write_text(re.sub(r"(?m)^tensorflow==\S+", "tensorflow==2.0.1", lock.read_text()))
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
     said = one_line(project.stage("features", PYTHONPATH=str(tmp_path)))
-    assert re.search(
-        r"has tensorflow [0-9.]+, requirements.txt 2\.0\.1; run `make reproduce`", said
-    )
+    assert re.search(r"has tensorflow [0-9.]+, expected 2\.0\.1; run `make reproduce`", said)
+
+
+@pytest.mark.parametrize("package", ["numpy", "h5py"])
+def test_another_version_that_a_pythonpath_brings_says_so(
+    fresh: Project, tmp_path: Path, package: str
+) -> None:
+    information = tmp_path / f"{package}-0.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Name: {package}\nVersion: 0.1\n")
+    said = one_line(fresh.stage("gate", PYTHONPATH=str(tmp_path)))
+    assert re.search(rf" has {package} 0\.1, expected \d.+; .* `unset PYTHONPATH` first", said)
 
 
 @pytest.mark.parametrize("package", ["pydantic", "keras"])

@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from tests.conftest import PROJECT, Project, one_line
 
-preprocess_data = importlib.import_module("0-transfer").preprocess_data
+transfer = importlib.import_module("0-transfer")
+preprocess_data = transfer.preprocess_data
 
 
 def images(m: int, dtype: str = "uint8") -> np.ndarray:
@@ -111,6 +112,20 @@ def test_it_leaves_the_model_where_the_user_is(project: Project, tmp_path: Path)
     assert run.stdout.endswith(f"saved {here / 'cifar10.h5'}\n")
     assert (here / "cifar10.h5").read_bytes() == (project.folder / "cifar10.h5").read_bytes()
     assert [path.name for path in here.iterdir()] == ["cifar10.h5"]
+
+
+def test_dvc_is_given_the_name_and_the_home_that_a_user_id_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("USER", "me")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert transfer.environment().items() >= {"USER": "me", "HOME": str(tmp_path)}.items()
+    monkeypatch.delenv("USER")
+    monkeypatch.setenv("HOME", "/missing")
+    lacking = {"USER": str(os.getuid()), "HOME": str(PROJECT / ".venv")}
+    assert transfer.environment().items() >= lacking.items()
+    monkeypatch.delenv("HOME")
+    assert transfer.environment().items() >= lacking.items()
 
 
 def test_it_refuses_before_any_work(fresh: Project, tmp_path: Path) -> None:
