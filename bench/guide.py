@@ -20,7 +20,7 @@ from stages.files import read_arrays
 from stages.nets.applications import APPLICATIONS
 from stages.nets.inference import predict
 from stages.nets.preprocessing import on_raw_images
-from stages.nets.pretrained import original
+from stages.nets.pretrained import build
 from stages.paths import DATASET, WEIGHTS
 
 LOSS = "sparse_categorical_crossentropy"
@@ -40,7 +40,7 @@ def fine_tuning(target: float) -> dict[str, float]:
     """
     x, y, x_dev, y_dev = read_arrays(DATASET, "x_train", "y_train", "x_dev", "y_dev")
     own = params.load().backbone
-    net = original(own.name, own.image_size, WEIGHTS)
+    net = build(own.name, own.image_size, WEIGHTS)
     net.trainable = False
     model = keras.Sequential(
         [
@@ -93,7 +93,7 @@ def feature_extraction(images: int) -> dict[str, float]:
     """
     x, y, x_dev, y_dev = read_arrays(DATASET, "x_train", "y_train", "x_dev", "y_dev")
     own = APPLICATIONS[params.load().backbone.name]
-    net = original(own.name, own.native_size, WEIGHTS)
+    net = build(own.name, own.native_size, WEIGHTS)
     on_images = on_raw_images(net, own.preprocessing, own.native_size)
     extractor = keras.Sequential([on_images, keras.layers.GlobalAveragePooling2D()])
 

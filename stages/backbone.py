@@ -27,7 +27,7 @@ def main(params: "Params") -> None:
     settings = params.backbone
     if settings.weights == "random":
         print(f"{settings.name}: random weights, good for nothing but trying the pipeline")
-        save_weights(original(settings.name, settings.image_size), WEIGHTS)
+        save_weights(original(settings.name, settings.image_size), WEIGHTS, source="random")
     elif settings.weights == "imagenet":
         weights = fetched(settings)
         try:
@@ -47,7 +47,8 @@ def main(params: "Params") -> None:
 
 def load_and_save(weights: Path, settings: "Backbone") -> None:
     """Write the stage's output from a weights file in one of Keras's formats."""
-    save_weights(original(settings.name, settings.image_size, weights), WEIGHTS)
+    net = original(settings.name, settings.image_size, weights)
+    save_weights(net, WEIGHTS, source=digest(weights))
 
 
 def fetched(settings: "Backbone") -> Path:
@@ -55,7 +56,7 @@ def fetched(settings: "Backbone") -> Path:
     official = official_weights(settings.name, settings.image_size)
 
     def accept(path: Path, found: str, place: str) -> str | None:
-        if found in settings.sha256:
+        if found in settings.sha256.values():
             return None
         if official.hash:
             algorithm = "md5" if len(official.hash) == 32 else "sha256"

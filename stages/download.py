@@ -15,7 +15,7 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 def main(params: "Params") -> None:
     """Write data/raw/cifar-10-python.tar.gz."""
-    accepted = params.download.sha256
+    accepted = params.download.sha256.values()
 
     def accept(_path: Path, found: str, _place: str) -> str | None:
         if found in accepted:

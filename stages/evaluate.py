@@ -1,12 +1,12 @@
 """Stage 7: measure the saved cifar10.h5, loaded as anybody would, on dev and test."""
 
 import csv
-import importlib
 import json
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import keras
 import numpy as np
 
@@ -32,20 +32,6 @@ from stages.paths import (
 if TYPE_CHECKING:
     from stages.params import Params
 
-preprocess_data = importlib.import_module("0-transfer").preprocess_data
-
-# What the model card says of two files that it names by their SHA-256.
-KNOWN = {
-    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce": "as published",
-    "b0d4f421401895769457ab4a75f6d4a3aab8c688275d2e106f99ce8099232793": (
-        "**a mirror's, re-encoded as JPEG of quality 75**; all figures are of these images"
-    ),
-    "d96ad2d788eff30f188d1f81b72c81ceac9a43abc1c252c1dfc7651b7388a1b0": (
-        "a mirror's, not Keras's own: the mirror says that its last blocks were tuned on dog breeds"
-    ),
-}
-UNKNOWN = "not the one that the README's results were measured with"
-
 
 def main(params: "Params") -> None:
     """Write metrics.json, tables, the model card and the environment that they were measured in.
@@ -60,10 +46,7 @@ def main(params: "Params") -> None:
     )
     (dev_accuracy_after_head,) = read_arrays(HEAD, "dev_accuracy")
     model = load_model()
-    dev, test = (
-        predict(model, preprocess_data(x, y)[0], params.evaluate.batch_size)
-        for x, y in ((x_dev, y_dev), (x_test, y_test))
-    )
+    dev, test = (predict(model, x, params.evaluate.batch_size) for x in (x_dev, x_test))
     if not (np.isfinite(dev).all() and np.isfinite(test).all()):
         raise PipelineError(f"{MODEL} gives NaN; train again with a lower fine_tune.learning_rate")
 
@@ -103,14 +86,18 @@ def model_card(
     ece_scaled: float,
 ) -> str:
     """Return stages/model_card.md, filled in."""
-    archive, weights = digest(ARCHIVE), digest(WEIGHTS)
+    with reading(WEIGHTS), h5py.File(WEIGHTS) as file:
+        weights = str(file.attrs["source"])
+    archive = digest(ARCHIVE)
+    named = params.backbone.sha256 | params.download.sha256
+    names = {digest: name for name, digest in named.items()}
     return Template(Path(__file__).with_name("model_card.md").read_text()).substitute(
         {name: f"{value:.4f}" for name, value in metrics.items()},
         **dict(params.backbone),
         archive=archive,
-        archive_note=KNOWN.get(archive, UNKNOWN),
+        archive_name=names.get(archive, "not named"),
         weights_digest=weights,
-        weights_note=KNOWN.get(weights, UNKNOWN),
+        weights_name=names.get(weights, "not named"),
         by_class="\n".join(f"| {name} | {accuracy:.4f} |" for name, accuracy in by_class),
         temperature=f"{temperature:.2f}",
         ece_scaled=f"{ece_scaled:.4f}",

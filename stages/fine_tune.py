@@ -62,6 +62,6 @@ def main(params: "Params") -> None:
     )
     if in_bfloat16:
         saved_model.round_kernels(suffix)
-    saved_model.save(backbone.join(head, settings.test_time_flip), MODEL)
+    saved_model.save(backbone.join(head, settings.test_time_flip), MODEL, names)
     checkpoint.remove()
     print(f"fine-tuned: accuracy on dev {dev_accuracy:.4f}, without the mirror image")

@@ -49,7 +49,7 @@ class _Section(pydantic.BaseModel):
 class Download(_Section):
     """Which archive is accepted."""
 
-    sha256: Annotated[list[Digest], Field(min_length=1)]
+    sha256: Annotated[dict[str, Digest], Field(min_length=1)]
 
 
 class Backbone(_Section):
@@ -58,7 +58,7 @@ class Backbone(_Section):
     name: Annotated[str, AfterValidator(_known_application)]
     image_size: Annotated[int, Field(strict=True, le=1024)]
     weights: Annotated[str, Field(min_length=1)]
-    sha256: list[Digest]
+    sha256: dict[str, Digest]
     last_layer: Annotated[str, Field(min_length=1)]
     cut: Annotated[str | float, BeforeValidator(_cut)]
 

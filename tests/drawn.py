@@ -131,7 +131,7 @@ def make_project(
     archive = folder / "mirror" / ARCHIVE.name
     write_archive(archive, members(images_per_batch))
     params = loads_yaml((PROJECT / "params.yaml").read_text(encoding="utf-8"))  # as DVC reads it
-    params["download"]["sha256"] = [digest(archive)]
+    params["download"]["sha256"] = {"drawn": digest(archive)}
     for section, values in settings.items():
         params[section] |= values
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -148,7 +148,7 @@ def test_the_net_is_the_one_of_keras_and_the_file_equals_the_model(
     probabilities = keras.ops.softmax(pooled @ kernel + np.arange(10) / 10)
     joined = backbone.join(head, test_time_flip=False)
     assert_equal(joined(IMAGES), probabilities)
-    saved_model.save(joined, tmp_path / "cifar10.h5")
+    saved_model.save(joined, tmp_path / "cifar10.h5", "0123456789")
     np.save(tmp_path / "images.npy", IMAGES)
     subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, check=True)
     assert_equal(np.load(tmp_path / "probabilities.npy"), probabilities)

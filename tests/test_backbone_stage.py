@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(official: WeightsFile | None = None, **of_backbone: Any) -> None:
     """Run the stage; `official` is what Keras would download."""
-    section = SETTINGS.backbone.model_copy(update={"sha256": []} | of_backbone)
+    section = SETTINGS.backbone.model_copy(update={"sha256": {}} | of_backbone)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "official_weights", lambda *_: official)
         backbone.main(SETTINGS.model_copy(update={"backbone": section}))
@@ -69,13 +69,13 @@ def test_the_file_that_keras_publishes_is_taken_by_its_hash_or_called_unpinned(
     file.rename(folder / "mirror" / file.name)
     with pytest.raises(PipelineError, match=f"sha256 is {sha256}, none of .* add its digest there"):
         run(WeightsFile(file.name, url, None))
-    run(WeightsFile(file.name, url, None), sha256=[sha256])
+    run(WeightsFile(file.name, url, None), sha256={"mine": sha256})
 
 
 def test_a_mirror_may_hold_them_as_keras_saves_them(folder: Path) -> None:
     net, file = small_net(), folder / "mirror/mobilenet_v2_notop.weights.h5"
     net.save_weights(file)
-    run(WeightsFile("no_top.h5", "http://127.0.0.1:1/", None), sha256=[digest(file)])
+    run(WeightsFile("no_top.h5", "http://127.0.0.1:1/", None), sha256={"mine": digest(file)})
     kept = original("MobileNetV2", 32, WEIGHTS)
     np.testing.assert_array_equal(kept.get_weights()[0], net.get_weights()[0])
 

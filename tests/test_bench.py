@@ -45,7 +45,7 @@ def test_dvc_takes_over_every_value_of_named_settings(
     monkeypatch.chdir(project.folder)
     (project.folder / "dvc.yaml").write_text("stages: {evaluate: {cmd: 'true'}}\n")
     project.run("git", "commit", "-qam", "a pipeline that computes nothing")
-    own = {"sha256": ["0" * 64]}
+    own = {"sha256": {"mine": "0" * 64}}
     project.set(backbone=own, fine_tune={"epochs": 9})
     for name in ("accurate", "fastest"):
         status, said = run_point(project, name)

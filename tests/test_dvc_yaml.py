@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import modify_yaml
 
 from stages.__main__ import STAGES
 from tests.conftest import PROJECT
@@ -119,6 +121,27 @@ def test_the_rule_of_the_house(path: Path) -> None:
 def test_imports_are_seen() -> None:
     """Else the tests above could not fail."""
     assert PROJECT / "stages/nets/cut.py" in all_code("fine_tune")  # by way of nets/backbone
-    assert PROJECT / "0-transfer.py" in all_code("evaluate")  # by import_module
     checkpoint = PROJECT / "stages/training/checkpoint.py"
     assert "stages.params.Params" in imports(checkpoint, for_types_too=True) - imports(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml"])
+def test_a_file_is_in_the_form_that_dvc_writes(name: str, tmp_path: Path) -> None:
+    """Else `dvc freeze`, `dvc exp run -S` and the like change more than they should."""
+    copy = tmp_path / name
+    copy.write_text((PROJECT / name).read_text())
+    with modify_yaml(copy):
+        pass
+    assert copy.read_text() == (PROJECT / name).read_text()
+
+
+@pytest.mark.parametrize("setting", ["train_head.epochs=3", "gate.minimum=0.5", "backbone.cut=all"])
+def test_an_experiment_changes_one_line_of_params_yaml(setting: str, tmp_path: Path) -> None:
+    copy = tmp_path / "params.yaml"
+    before = (PROJECT / "params.yaml").read_text()
+    copy.write_text(before)
+    apply_overrides(copy, [setting])
+    pairs = zip(before.splitlines(), copy.read_text().splitlines(), strict=True)
+    ((_, new),) = ((old, new) for old, new in pairs if old != new)
+    name, _, value = setting.partition(".")[2].partition("=")
+    assert new.startswith(f"  {name}: {value}")

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -40,6 +41,8 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (ARCHIVE, DATASET, HEAD, WEIGHTS):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
+    with h5py.File(WEIGHTS, "w") as file:
+        file.attrs["source"] = "0" * 64
     np.savez(
         DATASET,
         x_dev=rng.integers(0, 256, (20, 32, 32, 3), np.uint8),
@@ -110,15 +113,18 @@ def in_card(folder: Path) -> dict[str, float]:
     return {name: float(value) for name, value in rows}
 
 
-def test_the_card_has_all_measures_and_says_what_the_files_are() -> None:
-    evaluate.main(ALL)
+def test_the_card_has_all_measures_and_names_the_files() -> None:
+    named = ALL.backbone.model_copy(update={"sha256": {"of_dogs": "0" * 64}})
+    evaluate.main(ALL.model_copy(update={"backbone": named}))
     with CLASS_ACCURACY.open(newline="") as file:
         by_class = {row["class"]: float(row["accuracy"]) for row in csv.DictReader(file)}
     measured = json.loads(METRICS.read_text()) | by_class
     assert in_card(Path()) == {name: round(value, 4) for name, value in measured.items()}
     card = MODEL_CARD.read_text()
     assert f"`{hashlib.sha256().hexdigest()}`" in card
-    assert "the archive is not the one that the README's results were measured with" in card
+    assert "name of the archive in `download.sha256`: `not named`." in card
+    assert "name of the file in `backbone.sha256`: `of_dogs`." in card
+    assert f"`{'0' * 64}`" in card
     assert f"keras.applications.{ALL.backbone.name}`" in card
     assert "$" not in card
 

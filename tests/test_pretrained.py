@@ -108,3 +108,15 @@ def test_the_file_is_the_one_that_keras_would_download() -> None:
     assert small.name.endswith("_1.0_96_no_top.h5")
     assert large.url.endswith("_1.0_224_no_top.h5")
     assert pretrained.official_weights("VGG16", 32).hash == "6d6bbae143d832006294945121d1f1fc"
+
+
+@pytest.mark.parametrize("name", ["VGG16", "ResNet50"])
+def test_a_net_that_expects_bgr_takes_rgb(name: str) -> None:
+    keras.utils.set_random_seed(1)
+    theirs = pretrained.original(name, 32)
+    keras.utils.set_random_seed(1)
+    ours = pretrained.build(name, 32)
+    x = np.random.default_rng(1).normal(0, 50, (2, 32, 32, 3)).astype(np.float32)
+    expected = theirs(x[..., ::-1]).numpy()
+    assert np.ptp(expected, axis=0).max() > 1e-3 * abs(expected).max() > 0
+    np.testing.assert_allclose(ours(x), expected, rtol=1e-4, atol=1e-4 * abs(expected).max())

@@ -89,8 +89,8 @@ class Backbone:
 
         Args:
             head: the trained last layer, pooled features -> logits.
-            test_time_flip: average the probabilities of the image and of its mirror image, which
-                doubles the work of inference.
+            test_time_flip: average the pooled features of the image and of its mirror image,
+                which doubles the work of inference.
 
         Returns:
             A compiled model: images (n, 32, 32, 3) in [0, 255] -> probabilities (n, classes).

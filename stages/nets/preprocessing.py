@@ -3,17 +3,18 @@
 They live in the saved model, so that nobody can forget them or apply them twice.
 """
 
+from typing import Any
+
 import keras
-import numpy as np
 
 from stages.nets.applications import Preprocessing
 
 IMAGE_SHAPE = (32, 32, 3)
-# Mean and deviation of ImageNet's channels, RGB in [0, 1]; mean in BGR order, [0, 255]:
+# ImageNet's mean and standard deviation by channel, red green blue: in [0, 1] and in [0, 255],
 # keras/src/applications/imagenet_utils.py, modes "torch" and "caffe".
 TORCH_MEAN = (0.485, 0.456, 0.406)
 TORCH_DEVIATION = (0.229, 0.224, 0.225)
-CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
 def on_raw_images(net: keras.Model, preprocessing: Preprocessing, image_size: int) -> keras.Model:
@@ -21,27 +22,52 @@ def on_raw_images(net: keras.Model, preprocessing: Preprocessing, image_size: in
 
     Args:
         net: takes the application's own input, (n, image_size, image_size, 3).
-        preprocessing: what the application's weights expect.
+        preprocessing: what the weights expect, as `pretrained.build` returns them.
         image_size: side of the net's input, in pixels.
 
     Returns:
-        A functional model that takes raw images, (n, 32, 32, 3) in [0, 255].
+        A functional model that takes raw images, (n, 32, 32, 3) in [0, 255]. It is flat: the layers
+        of the net, which it shares, are layers of its own.
     """
     images = keras.Input(IMAGE_SHAPE, name="images")
-    resizing = keras.layers.Resizing(
-        image_size, image_size, interpolation="bilinear", name="resizing"
-    )
-    # It takes itself to be in training unless told otherwise, and Keras hands that on to all
+    x = keras.layers.Resizing(image_size, image_size, name="resizing")(images)
+    # The argument `training` of Resizing defaults to True, and Keras 3.15 hands a default on to all
     # layers after it (https://github.com/keras-team/keras/pull/23166): `model(images)` would then
-    # normalise by the batch, and change the moving averages.
-    x = resizing(images, training=False)
+    # normalise by the batch and change the moving averages. Dropout hands on False, and with a rate
+    # of 0 it does nothing else. `Resizing(...)(images, training=False)` would be saved, and from
+    # the Keras after 3.15 on (https://github.com/keras-team/keras/pull/23364) win over `fit`.
+    x = keras.layers.Dropout(0.0, name="inference_by_default")(x)
     for layer in layers(preprocessing):
         x = layer(x)
-    return keras.Model(images, net(x))
+    return keras.Model(images, applied(net, x))
+
+
+def applied(net: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
+    """Apply the layers of a functional net to another tensor, one by one, without nesting.
+
+    Args:
+        net: with one input and one output.
+        x: of the shape of its input.
+
+    Returns:
+        What `net(x)` does, computed by the same layers with the same weights.
+    """
+    outputs = []
+
+    def call(operation: keras.Operation, *arguments: Any, **options: Any) -> Any:
+        outputs.append(operation(*arguments, **options))
+        return outputs[-1]
+
+    # In topological order, so that the only output comes last.
+    keras.models.clone_model(net, x, lambda operation: operation, call_function=call)
+    return outputs[-1] if outputs else x
 
 
 def layers(preprocessing: Preprocessing) -> list[keras.layers.Layer]:
-    """Return built-in layers that equal `keras.applications.<module>.preprocess_input`."""
+    """Return built-in layers that equal `keras.applications.<module>.preprocess_input`.
+
+    For "caffe" without its exchange of red and blue, which is in the net (`pretrained.build`).
+    """
     if preprocessing == "inside":
         return []
     if preprocessing == "tf":
@@ -50,8 +76,5 @@ def layers(preprocessing: Preprocessing) -> list[keras.layers.Layer]:
         scale = [1 / (255 * deviation) for deviation in TORCH_DEVIATION]
         offset = [-m / d for m, d in zip(TORCH_MEAN, TORCH_DEVIATION, strict=True)]
         return [keras.layers.Rescaling(scale, offset=offset, name="preprocessing")]
-    # No built-in layer reverses channels; a 1x1 convolution by a permutation does, exactly.
-    to_bgr = keras.layers.Conv2D(3, 1, trainable=False, name="preprocessing")
-    to_bgr.build((None, None, None, 3))
-    to_bgr.set_weights([np.eye(3)[::-1].reshape(1, 1, 3, 3), -np.array(CAFFE_MEAN_BGR)])
-    return [to_bgr]
+    offset = [-mean for mean in CAFFE_MEAN]
+    return [keras.layers.Rescaling(1.0, offset=offset, name="preprocessing")]

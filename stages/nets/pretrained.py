@@ -10,6 +10,7 @@ import numpy as np
 from keras.src.utils import file_utils, naming
 
 from stages.errors import PipelineError, reason
+from stages.nets.applications import APPLICATIONS
 from stages.nets.builtin_layers import rewritten
 
 SUFFIXES = (".h5", ".hdf5")  # for other names Keras opens archives, and folders of files
@@ -32,9 +33,16 @@ class WeightsFile(NamedTuple):
 def build(name: str, image_size: int, weights: Path | None = None) -> keras.Model:
     """Build an application without its top, of built-in layers only, always with the same names.
 
-    Takes, gives and raises what `original` does; the parts that an .h5 would not load are replaced.
+    Takes, gives and raises what `original` does, but for two things: the parts that an .h5 would
+    not load are replaced, and the net takes red, green, blue where the application takes BGR. No
+    weightless layer exchanges channels, so the kernel of the first convolution does.
     """
-    return rewritten(original(name, image_size, weights))
+    net = rewritten(original(name, image_size, weights))
+    if APPLICATIONS[name].preprocessing == "caffe":
+        first = next(layer for layer in net.layers if isinstance(layer, keras.layers.Conv2D))
+        kernel, *bias = first.get_weights()
+        first.set_weights([kernel[:, :, ::-1], *bias])
+    return net
 
 
 def original(name: str, image_size: int, weights: Path | None = None) -> keras.Model:

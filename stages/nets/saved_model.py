@@ -1,7 +1,11 @@
 """The model that is saved: the whole classifier on raw images, of built-in layers only."""
 
+import inspect
 import io
+import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -10,6 +14,7 @@ from keras.src.legacy.saving import legacy_h5_format
 from keras.src.saving import saving_lib
 
 from stages.files import replacing
+from stages.nets.preprocessing import applied
 
 # For training the saved model on: https://keras.io/guides/transfer_learning/
 LEARNING_RATE = 1e-5
@@ -20,19 +25,22 @@ def classifier(
 ) -> keras.Model:
     """Return a compiled model: images (n, 32, 32, 3) in [0, 255] -> probabilities (n, classes).
 
+    It is flat: the layers of the net are in `model.layers`, the last but one gives the features.
+    With `test_time_flip` they are applied twice; `layer.output` is that of the image as it is.
+
     Args:
         backbone: raw images -> the last feature map.
         head: pooled features -> logits.
-        test_time_flip: average the probabilities of the image and of its mirror image.
+        test_time_flip: average the pooled features of the image and of its mirror image.
     """
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(backbone.output)
-    probabilities = keras.layers.Softmax(name="probabilities")(head(pooled))
-    model = keras.Model(backbone.input, probabilities, name="cifar10")
+    images = backbone.input
+    x = keras.layers.GlobalAveragePooling2D(name="pooling")(backbone.output)
     if test_time_flip:
-        images = keras.Input(backbone.input_shape[1:], name="images")
-        both = [model(images), model(mirrored(images))]
-        averaged = keras.layers.Average(name="average")(both)
-        model = keras.Model(images, averaged, name="cifar10_and_mirrored")
+        of_mirror = applied(keras.Model(images, x), mirrored(images))
+        x = keras.layers.Average(name="average")([x, of_mirror])
+    predictions = keras.layers.Dense(head.units, activation="softmax", name="predictions")
+    model = keras.Model(images, predictions(x), name="classifier")
+    predictions.set_weights(head.get_weights())
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE), "categorical_crossentropy", metrics=["accuracy"]
     )
@@ -68,8 +76,11 @@ def round_kernels(model: keras.Model) -> None:
 # without an exception.
 
 
-def save(model: keras.Model, path: Path) -> None:
+def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
     """Write what `model.save` does, a compiled model as .h5, whole or not at all.
+
+    The file has two attributes that Keras ignores: `class_names`, JSON, in the order of the
+    outputs, and `image_size`, (height, width) in pixels.
 
     Raises:
         OSError: it cannot be written.
@@ -80,11 +91,46 @@ def save(model: keras.Model, path: Path) -> None:
         # The state of an optimizer that has done no step. Keras would load it as one that knows no
         # variable, and the model could not be trained on.
         del file["optimizer_weights"]
+        for name in ("model_config", "training_config"):
+            file.attrs[name] = json.dumps(portable(json.loads(file.attrs[name])))
+        file.attrs["class_names"] = json.dumps([str(name) for name in class_names])
+        file.attrs["image_size"] = model.input_shape[1:3]
     _write(image, path)
 
 
-def save_weights(model: keras.Model, path: Path) -> None:
+def portable(config: Any) -> Any:
+    """Return a part of a model's configuration without what only restates a default.
+
+    Each version of Keras writes keys that older ones refuse, such as `quantization_config` of
+    Dense, nearly always with the value that the class assumes without them. The float type is
+    written as its name, which every Keras 3 reads. `training` in the arguments of a call is the
+    default of the layer, too, which Keras after 3.15 would take for a choice.
+    """
+    if isinstance(config, list):
+        return [portable(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy":
+        return config["config"]["name"]
+    kept = {key: portable(value) for key, value in config.items()}
+    for node in kept.get("inbound_nodes", []):
+        node["kwargs"].pop("training", None)
+    for module in (keras.layers, keras.initializers, keras.optimizers):
+        built_in = getattr(module, str(kept.get("class_name")), None)
+        if built_in and built_in is not keras.layers.Rescaling:  # which asks for all its keys
+            parameters = inspect.signature(built_in).parameters
+            kept["config"] = {
+                key: value
+                for key, value in kept["config"].items()
+                if key not in parameters or value != parameters[key].default
+            }
+    return kept
+
+
+def save_weights(model: keras.Model, path: Path, source: str) -> None:
     """Write what `model.save_weights` does, a .weights.h5 file, whole or not at all.
+
+    `source`, the SHA-256 of the file that the weights are from, becomes an attribute of the file.
 
     Raises:
         OSError: it cannot be written.
@@ -95,6 +141,8 @@ def save_weights(model: keras.Model, path: Path) -> None:
         model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
     )
     store.close()
+    with h5py.File(image, "r+") as file:
+        file.attrs["source"] = source
     _write(image, path)
 
 
