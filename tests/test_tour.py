@@ -22,5 +22,5 @@ def test_it_runs_and_shows_what_was_trained(finished: Project) -> None:
     assert "vgg16 cut at block4_pool, " in done.stdout
     frozen, trained = re.findall(r"(?:frozen|trained), .*", done.stdout)
     assert frozen.endswith("block4_conv3")
-    assert trained.endswith("weights: block5_conv1 block5_conv2 block5_conv3")
+    assert trained.endswith("weights: block5_conv1 block5_conv2 block5_conv3 predictions")
     assert re.search(r"\nlabel +frozen +fine-tuned\n(.*\n){10}right: \d+ \d+\n$", done.stdout)
