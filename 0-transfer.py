@@ -150,4 +150,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(130)  # the stage has said so
+        sys.exit(130)  # the stage has reported it

@@ -37,13 +37,13 @@ demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: 
 	@$(BIN)/python -m stages check
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT INT TERM && $(BIN)/python -m tests.drawn "$$folder/demo" \
 		&& cd "$$folder/demo" && export MIRROR="$$folder/demo/mirror" && python3 -m dvc repro \
-		&& python3 -m dvc metrics show --md && echo 'demo: finished. Its accuracy means nothing: the images are' \
-		'drawn, the backbone random.'
+		&& python3 -m dvc metrics show --md && echo 'demo: finished. Its accuracy is meaningless: generated images,' \
+		'random backbone.'
 
-predict: .venv/runtime ## say what is on a photo, or on a folder's: make predict IMAGE=photo.jpg
+predict: .venv/runtime ## classify a photo, or the photos in a folder: make predict IMAGE=photo.jpg
 	@$(BIN)/python predict.py -- $${IMAGE:+"$$IMAGE"}
 
-point: .venv/runtime ## run settings named in bench/points.yaml: make point POINT=fastest
+point: .venv/runtime ## run a preset of bench/points.yaml: make point POINT=fastest
 	@$(BIN)/python -m bench.point "$$POINT"
 
 backbones: .venv/runtime ## print the applications that can be the backbone

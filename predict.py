@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the likeliest classes of photos: `python predict.py photo.jpg folder`.
+"""Print the most probable classes of photos: `python predict.py photo.jpg folder`.
 
 The model is cifar10.h5, beside this file; stages/data/photos.py brings photos to its image size.
 What takes long to import is imported in functions, where Ctrl-C is one line already.
@@ -18,7 +18,7 @@ import stages  # noqa: F401 - sets what TensorFlow reads from the environment
 from stages.errors import PipelineError
 
 MODEL = Path(__file__).resolve().with_name("cifar10.h5")
-NOTE = "Photos are not the training images: what belongs to no class gets probabilities as well."
+NOTE = "Photos differ from the training images; images of no class also get class probabilities."
 BATCH = 32  # photos
 
 
@@ -58,7 +58,7 @@ def files(argument: str) -> list[Path]:
 
 
 def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
-    """Print the three likeliest classes of each photo, batch by batch; as JSON, all at the end.
+    """Print the three most probable classes of each photo, batch by batch; as JSON, all at the end.
 
     Returns:
         Whether all of `named` could be read. The other paths need not be images.

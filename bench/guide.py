@@ -18,10 +18,10 @@ from stages import params
 from stages.data.archive import CLASSES
 from stages.files import read_arrays
 from stages.nets.applications import APPLICATIONS
-from stages.nets.inference import predict
 from stages.nets.preprocessing import on_raw_images
 from stages.nets.pretrained import build
 from stages.paths import DATASET, WEIGHTS
+from stages.runtime import predict
 
 LOSS = "sparse_categorical_crossentropy"
 # The guide has 1e-5. Accuracy on dev after one epoch at 80 px, one run each, of older code:
@@ -45,7 +45,7 @@ def fine_tuning(target: float) -> dict[str, float]:
     model = keras.Sequential(
         [
             keras.layers.RandomFlip("horizontal"),
-            on_raw_images(net, APPLICATIONS[own.name].preprocessing, own.image_size),
+            on_raw_images(net, APPLICATIONS[own.name].preprocessing, x.shape[1:]),
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dropout(0.2),
             keras.layers.Dense(CLASSES, activation="softmax"),
@@ -94,7 +94,7 @@ def feature_extraction(images: int) -> dict[str, float]:
     x, y, x_dev, y_dev = read_arrays(DATASET, "x_train", "y_train", "x_dev", "y_dev")
     own = APPLICATIONS[params.load().backbone.name]
     net = build(own.name, own.native_size, WEIGHTS)
-    on_images = on_raw_images(net, own.preprocessing, own.native_size)
+    on_images = on_raw_images(net, own.preprocessing, x.shape[1:])
     extractor = keras.Sequential([on_images, keras.layers.GlobalAveragePooling2D()])
 
     extractor.predict_on_batch(x[:INFERENCE])  # off the clock: traces the net

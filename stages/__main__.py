@@ -1,7 +1,7 @@
 """Run one stage: `python -m stages download`. `python -m stages check` looks at params.yaml alone.
 
 This is what is the same for all stages: the environment and params.yaml are checked, one stage at a
-time runs in this folder, and a mistake of whoever runs it is one line. No result depends on it, so
+time runs in this folder, and user errors print one line. No result depends on it, so
 it is no dependency in dvc.yaml.
 """
 
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         where = error.filename or f"{name}, writing"
         fault = (
-            f"{where}: {error.strerror or error}; put that right, then run `dvc repro` (`dvc "
+            f"{where}: {error.strerror or error}; fix this, then run `dvc repro` (`dvc "
             "checkout` brings back outputs that DVC has removed before this stage)"
         )
     except KeyboardInterrupt:
@@ -101,7 +101,7 @@ def check() -> None:
         change = ["core.no_scm", "true"] if without_git else ["--unset", "core.no_scm"]
         command = [sys.executable, "-m", "dvc", "config", "--local", *change]
         if subprocess.run(command, check=False).returncode:
-            raise PipelineError(f"DVC could not write {LOCAL_CONFIG}, as it says above; mend that")
+            raise PipelineError(f"DVC could not write {LOCAL_CONFIG}, see its message above")
 
 
 def run(name: str) -> None:

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.data import sources
-from stages.environment import set_up
 from stages.errors import PipelineError
 from stages.files import digest
 from stages.nets.applications import APPLICATIONS
-from stages.nets.pretrained import official_weights, original
-from stages.nets.saved_model import save_weights
+from stages.nets.pretrained import official_weights, original, save_weights
 from stages.paths import WEIGHTS
+from stages.runtime import set_up
 
 if TYPE_CHECKING:
     from stages.params import Backbone, Params
@@ -26,7 +25,7 @@ def main(params: "Params") -> None:
     set_up(0)
     settings = params.backbone
     if settings.weights == "random":
-        print(f"{settings.name}: random weights, good for nothing but trying the pipeline")
+        print(f"{settings.name}: random weights, for smoke tests only")
         save_weights(original(settings.name, settings.image_size), WEIGHTS, source="random")
     elif settings.weights == "imagenet":
         weights = fetched(settings)

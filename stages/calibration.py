@@ -1,4 +1,4 @@
-"""How far the probabilities of a classifier can be believed, and one number that improves them.
+"""Calibration of a classifier: expected calibration error and temperature scaling.
 
 Guo et al. 2017, On Calibration of Modern Neural Networks, https://arxiv.org/abs/1706.04599.
 """
@@ -44,7 +44,7 @@ def ece(probabilities: npt.NDArray, labels: npt.NDArray) -> float:
 
 
 def scale(probabilities: npt.NDArray, temperature: float) -> npt.NDArray[np.float64]:
-    """Divide the logits by a temperature: above 1 makes less sure, the order stays the same.
+    """Divide the logits by a temperature: above 1 lowers confidence; the ranking is unchanged.
 
     Logits are logarithms of probabilities, but for a constant, so softmax(logits / temperature) is
     probabilities ** (1 / temperature), normalised.

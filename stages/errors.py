@@ -1,10 +1,10 @@
-"""The one exception that stands for a user's mistake, and what other exceptions say."""
+"""The exception for user errors, and the reason that another exception gives."""
 
 REASON_LIMIT = 300  # characters
 
 
 class PipelineError(Exception):
-    """Something that the person at the keyboard can put right.
+    """An error that the user can correct.
 
     The message is one line: the value received, what was expected, what to do next. `__main__`
     prints it without a traceback and exits non-zero; any other exception is a defect of this

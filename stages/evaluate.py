@@ -1,4 +1,4 @@
-"""Stage 7: measure the saved cifar10.h5, loaded as anybody would, on dev and test."""
+"""Stage 7: measure the saved cifar10.h5, loaded by a plain `load_model`, on dev and test."""
 
 import csv
 import json
@@ -11,10 +11,8 @@ import keras
 import numpy as np
 
 from stages.calibration import cross_entropy, ece, fit_temperature, scale
-from stages.environment import description, set_up
 from stages.errors import PipelineError
 from stages.files import digest, read_arrays, reading, replacing
-from stages.nets.inference import predict
 from stages.paths import (
     ARCHIVE,
     CLASS_ACCURACY,
@@ -28,6 +26,7 @@ from stages.paths import (
     PROBABILITIES,
     WEIGHTS,
 )
+from stages.runtime import description, predict, set_up
 
 if TYPE_CHECKING:
     from stages.params import Params

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from stages.data import activations
 from stages.data.views import View
-from stages.environment import set_up, use_bfloat16
 from stages.files import read_arrays, replacing
 from stages.nets.backbone import Backbone
 from stages.paths import DATASET, FEATURES, WEIGHTS, dev_features, train_view
+from stages.runtime import set_up, use_bfloat16
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -18,11 +18,10 @@ def main(params: "Params") -> None:
     settings = params.features
     set_up(settings.seed)
     use_bfloat16()
-    backbone = Backbone(params.backbone, WEIGHTS)
+    x_train, x_dev = read_arrays(DATASET, "x_train", "x_dev")
+    backbone = Backbone(params.backbone, x_train.shape[1:], WEIGHTS)
     print(backbone, flush=True)
     prefix = backbone.frozen_prefix()
-
-    x_train, x_dev = read_arrays(DATASET, "x_train", "x_dev")
     with replacing(FEATURES) as folder:
         folder.mkdir()
         for number in range(settings.views):

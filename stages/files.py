@@ -1,4 +1,4 @@
-"""Outputs that are either finished or absent: written beside their place, then renamed."""
+"""Atomic writes of outputs: beside their place, then renamed."""
 
 import errno
 import hashlib

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from stages import classifier
 from stages.data import activations
-from stages.environment import set_up, use_bfloat16
 from stages.files import read_arrays
-from stages.nets import saved_model
 from stages.nets.backbone import Backbone
-from stages.nets.head import load_head, new_head, with_head
+from stages.nets.graph import pooled
 from stages.paths import (
     CHECKPOINT,
     DATASET,
@@ -18,9 +17,11 @@ from stages.paths import (
     dev_features,
     train_view,
 )
-from stages.training import fit, recipe
+from stages.runtime import set_up, use_bfloat16
+from stages.training import fit, layers, recipe
 from stages.training.batches import Batches
 from stages.training.checkpoint import Checkpoint, fingerprint
+from stages.training.head import load_head, new_head, with_head
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -31,17 +32,17 @@ def main(params: "Params") -> None:
     settings = params.fine_tune
     set_up(settings.seed, at_once=2)  # halves of a batch
     in_bfloat16 = use_bfloat16()
-    y_train, y_dev, names = read_arrays(DATASET, "y_train", "y_dev", "class_names")
+    x_dev, y_train, y_dev, names = read_arrays(DATASET, "x_dev", "y_train", "y_dev", "class_names")
     views = [activations.load(train_view(number)) for number in range(params.features.views)]
     train = Batches(
         views, y_train, len(names), settings.batch_size, settings.seed, settings.cutmix_share
     )
     dev = Batches([activations.load(dev_features())], y_dev, len(names), settings.batch_size)
 
-    backbone = Backbone(params.backbone, WEIGHTS)
-    suffix = backbone.trainable_suffix(settings.batch_norm, settings.batch_norm_momentum)
+    backbone = Backbone(params.backbone, x_dev.shape[1:], WEIGHTS)
+    suffix = layers.for_training(backbone.suffix, settings.batch_norm, settings.batch_norm_momentum)
     head = new_head(len(names))
-    model = with_head(suffix, head)
+    model = with_head(pooled(suffix), head)
     load_head(HEAD, head)
     steps = settings.epochs * len(train)
     model.compile(
@@ -61,7 +62,9 @@ def main(params: "Params") -> None:
         checkpoint=checkpoint,
     )
     if in_bfloat16:
-        saved_model.round_kernels(suffix)
-    saved_model.save(backbone.join(head, settings.test_time_flip), MODEL, names)
+        classifier.round_kernels(suffix)
+    layers.copy_weights(suffix, backbone.suffix)
+    model = classifier.classifier(backbone.on_raw_images(), head, settings.test_time_flip)
+    classifier.save(model, MODEL, names)
     checkpoint.remove()
     print(f"fine-tuned: accuracy on dev {dev_accuracy:.4f}, without the mirror image")

@@ -29,7 +29,7 @@ def _cut(value: Any) -> Any:
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError("expected none, all, the name of a cut point, or a share in [0, 1]")
+        raise ValueError("expected none, all, the name of a cut point, or a fraction in [0, 1]")
     return float(value)
 
 

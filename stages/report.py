@@ -1,4 +1,4 @@
-"""Stage 8: draw what the model gets wrong, how far it can be believed, and which labels it doubts.
+"""Stage 8: plot misclassified images, calibration and likely label errors.
 
 Nothing is fitted here. `dvc plots show` shows the pictures beside the other plots.
 """
@@ -54,30 +54,32 @@ def main(params: "Params") -> None:
             chosen = ranked[: ROWS * COLUMNS]
             captions = [
                 f"{part[i]} {index[i]}: {names[labels[i]]}\n"
-                f"says {names[said[i]]} {confidence[i]:.3f}"
+                f"predicted {names[said[i]]} {confidence[i]:.3f}"
                 for i in chosen
             ]
             save(drawn_images(images[chosen], captions), REPORT / f"{name}.png")
         save(reliability_diagram(test, y_test, float(temperature)), REPORT / "reliability.png")
-    print(f"{REPORT}: {len(mistakes)} mistakes on test, {len(suspects)} label suspects")
+    print(
+        f"{REPORT}: {len(mistakes)} misclassified test images, {len(suspects)} likely label errors"
+    )
 
 
 def label_suspects(probabilities: npt.NDArray, labels: npt.NDArray) -> npt.NDArray[np.intp]:
-    """Return which labels the model contradicts, the most surely contradicted first.
+    """Return likely label errors, lowest self-confidence first.
 
     The order is by self-confidence, the probability of the given label (Northcutt et al. 2021,
     Confident Learning, https://arxiv.org/abs/1911.00068).
 
     It is a list to look through, no list of errors: an unusual image, or one that is hard for this
-    model, ranks as high as one with a wrong label. It says nothing of training images, which this
-    model has seen, labels and all, and is too kind to dev, on which the settings were chosen.
+    model, ranks as high as one with a wrong label. It excludes training images, which the
+    model was fitted to, and is biased on dev, on which the settings were chosen.
 
     Args:
         probabilities: (n, classes), of images that the model was not trained on.
         labels: (n,) integers in [0, classes).
 
     Returns:
-        Indices of those labels that are not the likeliest class: (m,), m <= n.
+        Indices of those labels that differ from the predicted class: (m,), m <= n.
     """
     self_confidence = probabilities[np.arange(len(labels)), labels]
     ranked = np.argsort(self_confidence, kind="stable")

@@ -6,14 +6,13 @@ import keras
 import numpy as np
 
 from stages.data import activations
-from stages.environment import set_up, use_bfloat16
 from stages.files import read_arrays
 from stages.nets.backbone import Backbone
-from stages.nets.head import new_head, save_head
-from stages.nets.inference import predict
 from stages.paths import DATASET, HEAD, HEAD_CURVE, WEIGHTS, dev_features, train_view
+from stages.runtime import predict, set_up, use_bfloat16
 from stages.training import fit, recipe
 from stages.training.batches import Batches
+from stages.training.head import new_head, save_head
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -26,9 +25,8 @@ def main(params: "Params") -> None:
     settings = params.train_head
     set_up(settings.seed)
     use_bfloat16()
-    frozen = Backbone(params.backbone, WEIGHTS).frozen_suffix()
-
-    y_train, y_dev, names = read_arrays(DATASET, "y_train", "y_dev", "class_names")
+    x_dev, y_train, y_dev, names = read_arrays(DATASET, "x_dev", "y_train", "y_dev", "class_names")
+    frozen = Backbone(params.backbone, x_dev.shape[1:], WEIGHTS).frozen_suffix()
     # The frozen suffix's output is fixed too: once for each image, and the head trains in seconds.
     count = min(settings.images, len(y_train))
     chosen = np.random.default_rng(settings.seed).choice(len(y_train), count, replace=False)

@@ -23,10 +23,12 @@ from keras.src.applications import imagenet_utils
 from keras.src.legacy.saving import legacy_h5_format
 from keras.src.utils import file_utils
 
-from stages.nets import pretrained, saved_model
+from stages import classifier
+from stages.nets import pretrained
 from stages.nets.applications import APPLICATIONS
 from stages.nets.backbone import Backbone
-from stages.nets.head import new_head
+from stages.training import layers
+from stages.training.head import new_head
 
 QUICK = ["MobileNetV3Small", "VGG16"]
 OF_MODULES = {a.module: a.name for a in reversed(APPLICATIONS.values()) if a.name not in QUICK}
@@ -134,10 +136,11 @@ def test_the_net_is_the_one_of_keras_and_the_file_equals_the_model(
     del theirs
 
     settings: Any = SimpleNamespace(name=name, image_size=size, last_layer="all", cut=0.4)
-    backbone = Backbone(settings, weights)
+    backbone = Backbone(settings, IMAGES.shape[1:], weights)
     activations = backbone.frozen_prefix()(IMAGES)
     pooled = expected.mean((1, 2))
-    assert_equal(backbone.trainable_suffix("adapting", 0.9)(activations), expected)
+    suffix = layers.for_training(backbone.suffix, "adapting", 0.9)
+    assert_equal(suffix(activations), expected)
     assert_equal(backbone.frozen_suffix()(activations), pooled)
 
     head = new_head(10)
@@ -146,9 +149,9 @@ def test_the_net_is_the_one_of_keras_and_the_file_equals_the_model(
     kernel /= (pooled @ kernel).std()  # so that no probability is nearly 1
     head.set_weights([kernel, np.arange(10) / 10])
     probabilities = keras.ops.softmax(pooled @ kernel + np.arange(10) / 10)
-    joined = backbone.join(head, test_time_flip=False)
+    joined = classifier.classifier(backbone.on_raw_images(), head, test_time_flip=False)
     assert_equal(joined(IMAGES), probabilities)
-    saved_model.save(joined, tmp_path / "cifar10.h5", "0123456789")
+    classifier.save(joined, tmp_path / "cifar10.h5", "0123456789")
     np.save(tmp_path / "images.npy", IMAGES)
     subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, check=True)
     assert_equal(np.load(tmp_path / "probabilities.npy"), probabilities)

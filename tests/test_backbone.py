@@ -7,18 +7,21 @@ import keras
 import numpy as np
 import pytest
 
+from stages import classifier
 from stages.errors import PipelineError
-from stages.nets import cut, pretrained, saved_model, trained_layers
+from stages.nets import cut, pretrained
 from stages.nets.backbone import Backbone
-from stages.nets.head import new_head, with_head
+from stages.nets.graph import pooled
 from stages.nets.preprocessing import on_raw_images
+from stages.training import layers
+from stages.training.head import new_head, with_head
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3)).astype(np.float32)
 
 
 def cut_at(cut: str | float, weights: Path | None = None, last_layer: str = "all") -> Backbone:
     settings = {"name": "MobileNet", "image_size": 32, "last_layer": last_layer, "cut": cut}
-    return Backbone(SimpleNamespace(**settings), weights)  # type: ignore[arg-type]
+    return Backbone(SimpleNamespace(**settings), (32, 32, 3), weights)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             layer.momentum = 0.0
     net(IMAGES / 127.5 - 1, training=True)
     path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
-    saved_model.save_weights(net, path, source="")
+    pretrained.save_weights(net, path, source="")
     return path
 
 
@@ -40,19 +43,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("none", "adapting"), (0.8, "adapting"), (0.8, "frozen"), ("all", "adapting")],
 )
 def test_training_moves_the_suffix_in_the_join_and_nothing_else(
-    cut: str | float, mode: trained_layers.Mode, weights: Path
+    cut: str | float, mode: layers.Mode, weights: Path
 ) -> None:
     keras.utils.set_random_seed(4)
     backbone = cut_at(cut, weights)
     activations = backbone.frozen_prefix()(IMAGES)
     head = new_head(10)
-    model = with_head(backbone.trainable_suffix(mode, 0.9), head)
+    suffix = layers.for_training(backbone.suffix, mode, 0.9)
+    model = with_head(pooled(suffix), head)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
     for _ in range(2):  # the head is zero at first, and no gradient comes through it
         model.train_on_batch(activations, np.eye(10)[:8])
 
-    joined = backbone.join(head, test_time_flip=False)
+    layers.copy_weights(suffix, backbone.suffix)
+    joined = classifier.classifier(backbone.on_raw_images(), head, test_time_flip=False)
     expected = keras.ops.softmax(model(activations))
     found = joined(IMAGES).numpy()
     assert np.ptp(found, axis=0).max() > 1e-3  # it tells the images apart at all
@@ -75,7 +80,7 @@ def test_the_frozen_parts_one_after_the_other_are_the_net(cut: str | float, weig
     backbone = cut_at(cut, weights)
     activations = backbone.frozen_prefix()(IMAGES)
     found = backbone.frozen_suffix()(activations)
-    net = on_raw_images(pretrained.build("MobileNet", 32, weights), "tf", 32)
+    net = on_raw_images(pretrained.build("MobileNet", 32, weights), "tf", (32, 32, 3))
     expected = net(IMAGES).numpy().mean((1, 2))
     assert np.ptp(expected, axis=0).max() > 0.1
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
@@ -91,10 +96,9 @@ def test_it_says_where_it_is_cut() -> None:
 
 def test_what_comes_after_the_last_layer_is_left_out(weights: Path) -> None:
     backbone = cut_at("conv_pw_8_relu", weights, last_layer="conv_pw_10_relu")
-    backbone.trainable_suffix("adapting", 0.9)
     head = new_head(10)
     head.build((None, 512))
-    joined = backbone.join(head, test_time_flip=False)
+    joined = classifier.classifier(backbone.on_raw_images(), head, test_time_flip=False)
     names = [layer.name for layer in joined.layers]
     assert names[-3:] == ["conv_pw_10_relu", "pooling", "predictions"]
     found = keras.Model(joined.input, joined.get_layer("pooling").output)(IMAGES).numpy()

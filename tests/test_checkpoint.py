@@ -31,7 +31,7 @@ def test_it_serves_its_own_run_only_and_is_removed_at_the_end(
 
     assert Checkpoint(checkpoint.path, "another run").load() is None
     (line,) = capsys.readouterr().out.splitlines()
-    assert "a.npz: of a run with other settings, inputs, code or environment; begins" in line
+    assert "a.npz: from a different run (settings, inputs, code or environment); starting" in line
 
     checkpoint.remove()
     checkpoint.remove()
@@ -54,7 +54,7 @@ def test_a_damaged_one_is_none_or_what_was_written(
     with contextlib.redirect_stdout(io.StringIO()) as said:
         found = checkpoint.load()
     if found is None:
-        assert "damaged" in said.getvalue() or "of a run with other" in said.getvalue()
+        assert "damaged" in said.getvalue() or "from a different run" in said.getvalue()
         return
     assert found.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from stages.environment import set_up
 from stages.errors import PipelineError
-from stages.nets.head import new_head
+from stages.runtime import set_up
 from stages.training import fit, recipe
 from stages.training.batches import Batches
 from stages.training.checkpoint import Checkpoint
 from stages.training.cutmix import Batch
+from stages.training.head import new_head
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(60, 5)).astype(np.float32)
@@ -138,7 +138,7 @@ def test_training_that_goes_on_ends_in_the_same_bits(
         curve.unlink()  # DVC removes it
         capsys.readouterr()
         resumed, again = train(EPOCHS, curve, checkpoint)
-        assert f"goes on after epoch {after} of {EPOCHS}" in capsys.readouterr().out
+        assert f"resuming after epoch {after} of {EPOCHS}" in capsys.readouterr().out
         assert (again, rows(curve)) == (accuracy, whole)
         for a, b in zip(weights, resumed, strict=True):
             np.testing.assert_array_equal(a, b)

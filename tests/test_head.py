@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from stages.errors import PipelineError
-from stages.nets.head import load_head, new_head, save_head, with_head
+from stages.training.head import load_head, new_head, save_head, with_head
 
 
 def head_for(channels: int) -> keras.layers.Dense:
-    """Return a head that is part of a model whose last feature map has so many channels."""
-    image = keras.Input((4, 4, channels))
-    suffix = keras.Model(image, keras.layers.Identity()(image))
+    """Return a head that is part of a model with so many features."""
+    x = keras.Input((channels,))
+    suffix = keras.Model(x, keras.layers.Identity()(x))
     head = new_head(10)
     assert with_head(suffix, head).output_shape == (None, 10)
     return head

@@ -128,4 +128,4 @@ def test_fine_tuning_goes_on_after_its_last_epoch(project: Project, number: sign
         assert project.halves() == []
     assert (project.folder / "cifar10.h5").read_bytes() == model
     forget(project, "fine_tune")
-    assert re.search("fine_tune: goes on after epoch [12] of 3", finish(project, expected))
+    assert re.search("fine_tune: resuming after epoch [12] of 3", finish(project, expected))

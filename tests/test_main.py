@@ -88,5 +88,5 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(project: Project, stag
     """Files that may not grow beyond 512 bytes stand for the disk."""
     before = state(project)
     said = one_line(project.run("sh", "-c", f"ulimit -f 1; exec python3 -m stages {stage}"))
-    assert re.match(r"error: data/\S+: File too large; put that right, then run `dvc repro` ", said)
+    assert re.match(r"error: data/\S+: File too large; fix this, then run `dvc repro` ", said)
     assert state(project) == before

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stages.__main__ import STAGES
-from stages.environment import description
+from stages.runtime import description
 from tests.conftest import BIN, LIMIT, PROJECT, Project, one_line
 
 
@@ -74,7 +74,9 @@ def test_what_a_change_reruns(project: Project) -> None:
     assert edit("__main__.py", "params.py", "errors.py") == []
     assert edit("data/views.py") == ["features"]
     assert edit("training/recipe.py") == ["train_head", "fine_tune"]
-    assert edit("nets/head.py") == ["backbone", "features", "train_head", "fine_tune"]
+    assert edit("training/head.py") == ["train_head", "fine_tune"]
+    assert edit("classifier.py") == ["fine_tune"]
+    assert edit("nets/cut.py") == ["features", "train_head", "fine_tune"]
     project.set(features={"views": 3})
     assert reruns() == ["features", "fine_tune"]
 
@@ -87,7 +89,7 @@ def test_fine_tuning_starts_from_the_head_that_was_trained(project: Project) -> 
     np.savez(path, **head)
     project.set(fine_tune={"epochs": 0})
     assert project.stage("fine_tune").returncode == 0
-    np.testing.assert_array_equal(saved(project, "logits/kernel"), head["kernel"])
+    np.testing.assert_array_equal(saved(project, "predictions/kernel"), head["kernel"])
 
 
 def saved(project: Project, name: str) -> np.ndarray:
@@ -235,6 +237,4 @@ def test_the_demo_runs_it_all_with_another_net() -> None:
     assert made.returncode == 0, made.stdout + made.stderr
     assert " cut at block_2_add, " in made.stdout
     assert "| metrics.json |" in made.stdout
-    assert made.stdout.endswith(
-        "Its accuracy means nothing: the images are drawn, the backbone random.\n"
-    )
+    assert made.stdout.endswith("Its accuracy is meaningless: generated images, random backbone.\n")

@@ -13,10 +13,11 @@ import keras
 import numpy as np
 import pytest
 
-from stages.nets import pretrained, saved_model
+from stages import classifier
+from stages.nets import pretrained
 from stages.nets.applications import APPLICATIONS
 from stages.nets.backbone import Backbone
-from stages.nets.head import new_head
+from stages.training.head import new_head
 from tests.test_applications import vary
 
 pytestmark = pytest.mark.portability
@@ -63,16 +64,16 @@ def write_model(name: str, folder: Path) -> None:
     vary(net, keras.layers.Resizing(size, size)(images[:32]) / 127.5 - 1)
     net.save_weights(folder / "notop.weights.h5")
     settings: Any = SimpleNamespace(name=name, image_size=size, last_layer="all", cut="none")
-    backbone = Backbone(settings, folder / "notop.weights.h5")
-    channels = backbone.trainable_suffix("adapting", 0.9).output_shape[-1]
+    backbone = Backbone(settings, (32, 32, 3), folder / "notop.weights.h5")
+    channels = net.output_shape[-1]
     head = new_head(10)
     head.build((None, channels))
     features = keras.Model(net.input, keras.layers.GlobalAveragePooling2D()(net.output))
     kernel = np.random.default_rng(2).normal(size=(channels, 10))
     kernel /= np.std(features(keras.layers.Resizing(size, size)(images[:32]) / 127.5 - 1) @ kernel)
     head.set_weights([kernel, np.zeros(10)])
-    model = backbone.join(head, test_time_flip=True)
-    saved_model.save(model, folder / "cifar10.h5", "0123456789")
+    model = classifier.classifier(backbone.on_raw_images(), head, test_time_flip=True)
+    classifier.save(model, folder / "cifar10.h5", "0123456789")
     np.save(folder / "images.npy", images)
     expected = model.predict(images, batch_size=50, verbose=0)
     assert np.ptp(expected, axis=0).max() > 0.01

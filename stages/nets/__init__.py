@@ -1,1 +1,1 @@
-"""The net: an application from `keras.applications`, cut in two, joined with a head, saved."""
+"""The pretrained net, frozen: an application from `keras.applications`, cut in two."""

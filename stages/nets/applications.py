@@ -20,7 +20,7 @@ class Application(NamedTuple):
         native_size: the image side that its ImageNet top takes, in pixels.
         preprocessing: what its ImageNet weights expect of an RGB image in [0, 255]. "inside": the
             net does it; "tf": scaled to [-1, 1]; "torch": scaled to [0, 1], then standardised by
-            ImageNet's mean and deviation; "caffe": BGR, ImageNet's mean subtracted.
+            ImageNet's mean and standard deviation; "caffe": BGR, ImageNet's mean subtracted.
     """
 
     name: str

@@ -10,21 +10,15 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from stages.errors import PipelineError
+from stages.nets.graph import calls
 
 # Within a window below the share that is to be frozen the cut point with the smallest output is
 # taken, because that is what is stored for each image.
 WINDOW = 0.1
-
-
-def nodes_in_order(net: keras.Model) -> list[Any]:
-    """Return the nodes of a functional net's graph, from input to output."""
-    depths = sorted(net._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in net._nodes_by_depth[depth]]
 
 
 def cut_points(net: keras.Model) -> list[str]:
@@ -39,18 +33,20 @@ def cut_points(net: keras.Model) -> list[str]:
     Returns:
         Names of operations, in topological order; the input is left out, the output is included.
     """
-    nodes = nodes_in_order(net)
-    unread = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
-    unread[id(net.output)] += 1  # by whoever calls the net
+    image = keras.Input(net.input_shape[1:])
+    done = calls(net, image)
+    unread = Counter(id(tensor) for call in done for tensor in call.inputs)
+    if done:
+        unread[id(done[-1].output)] += 1  # by whoever calls the net
 
-    live: set[int] = set()
+    live = {id(image)}
     names = []
-    for node in nodes:
-        unread.subtract(id(tensor) for tensor in node.input_tensors)
-        made = {id(tensor) for tensor in node.outputs}
+    for call in done:
+        unread.subtract(id(tensor) for tensor in call.inputs)
+        made = {id(tensor) for tensor in keras.tree.flatten(call.output)}
         live = {tensor for tensor in live | made if unread[tensor]}
-        if live == made and len(made) == 1 and not node.is_input:
-            names.append(node.operation.name)
+        if live == made and len(made) == 1:
+            names.append(call.operation.name)
     return names
 
 
@@ -129,8 +125,8 @@ def choose(net: keras.Model, cut: str | float) -> str:
     if cut == "all":
         return points[-1]
     if isinstance(cut, str):
-        fault = f"backbone.cut = {cut!r} is no cut point of {net.name}"
-        _check(cut, points, fault, "none, all, a share")
+        fault = f"backbone.cut = {cut!r} is not a valid cut point of {net.name}"
+        _check(cut, points, fault, "none, all, a fraction")
         return cut
     size = {
         o.name: math.prod(unrounded(o.output.shape, net.input_shape))

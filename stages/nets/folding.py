@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from stages.nets.cut import nodes_in_order
+from stages.nets.graph import calls
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
@@ -48,22 +48,22 @@ def folded(net: keras.Model) -> keras.Model:
 
 def foldable(net: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Return each BatchNormalization that alone reads a linear convolution, with that."""
-    nodes = nodes_in_order(net)
-    producer = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
-    readers = [id(tensor) for node in nodes for tensor in node.input_tensors]
-    readers += [id(tensor) for tensor in net.outputs]
+    done = calls(net)
+    producer = {id(call.output): call.operation for call in done}
+    readers = [id(tensor) for call in done for tensor in call.inputs]
+    readers += [id(call.output) for call in done[-1:]]
     found = []
-    for node in nodes:
-        if not isinstance(node.operation, keras.layers.BatchNormalization):
+    for call in done:
+        if not isinstance(call.operation, keras.layers.BatchNormalization):
             continue
-        (tensor,) = node.input_tensors
+        (tensor,) = call.inputs
         before = producer.get(id(tensor))
         if (
             isinstance(before, CONVOLUTIONS)
             and before.activation is keras.activations.linear
             and readers.count(id(tensor)) == 1
         ):
-            found.append((before, node.operation))
+            found.append((before, call.operation))
     return found
 
 

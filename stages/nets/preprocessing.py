@@ -3,13 +3,11 @@
 They live in the saved model, so that nobody can forget them or apply them twice.
 """
 
-from typing import Any
-
 import keras
 
 from stages.nets.applications import Preprocessing
+from stages.nets.graph import applied
 
-IMAGE_SHAPE = (32, 32, 3)
 # ImageNet's mean and standard deviation by channel, red green blue: in [0, 1] and in [0, 255],
 # keras/src/applications/imagenet_utils.py, modes "torch" and "caffe".
 TORCH_MEAN = (0.485, 0.456, 0.406)
@@ -17,20 +15,23 @@ TORCH_DEVIATION = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
-def on_raw_images(net: keras.Model, preprocessing: Preprocessing, image_size: int) -> keras.Model:
+def on_raw_images(
+    net: keras.Model, preprocessing: Preprocessing, image_shape: tuple[int, ...]
+) -> keras.Model:
     """Put resizing and preprocessing in front of a net, or of its prefix.
 
     Args:
-        net: takes the application's own input, (n, image_size, image_size, 3).
+        net: takes the application's own input, (n, height, width, 3).
         preprocessing: what the weights expect, as `pretrained.build` returns them.
-        image_size: side of the net's input, in pixels.
+        image_shape: of a raw image, (height, width, 3).
 
     Returns:
-        A functional model that takes raw images, (n, 32, 32, 3) in [0, 255]. It is flat: the layers
-        of the net, which it shares, are layers of its own.
+        A functional model that takes raw images, (n, *image_shape) in [0, 255]. It is flat: the
+        layers of the net, which it shares, are layers of its own.
     """
-    images = keras.Input(IMAGE_SHAPE, name="images")
-    x = keras.layers.Resizing(image_size, image_size, name="resizing")(images)
+    images = keras.Input(image_shape, name="images")
+    height, width = net.input_shape[1:3]
+    x = keras.layers.Resizing(height, width, name="resizing")(images)
     # The argument `training` of Resizing defaults to True, and Keras 3.15 hands a default on to all
     # layers after it (https://github.com/keras-team/keras/pull/23166): `model(images)` would then
     # normalise by the batch and change the moving averages. Dropout hands on False, and with a rate
@@ -40,27 +41,6 @@ def on_raw_images(net: keras.Model, preprocessing: Preprocessing, image_size: in
     for layer in layers(preprocessing):
         x = layer(x)
     return keras.Model(images, applied(net, x))
-
-
-def applied(net: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
-    """Apply the layers of a functional net to another tensor, one by one, without nesting.
-
-    Args:
-        net: with one input and one output.
-        x: of the shape of its input.
-
-    Returns:
-        What `net(x)` does, computed by the same layers with the same weights.
-    """
-    outputs = []
-
-    def call(operation: keras.Operation, *arguments: Any, **options: Any) -> Any:
-        outputs.append(operation(*arguments, **options))
-        return outputs[-1]
-
-    # In topological order, so that the only output comes last.
-    keras.models.clone_model(net, x, lambda operation: operation, call_function=call)
-    return outputs[-1] if outputs else x
 
 
 def layers(preprocessing: Preprocessing) -> list[keras.layers.Layer]:

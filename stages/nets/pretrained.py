@@ -1,15 +1,19 @@
 """An application from `keras.applications` without its top, and its weights."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import h5py
 import keras
 import numpy as np
+from keras.src.saving import saving_lib
 from keras.src.utils import file_utils, naming
 
 from stages.errors import PipelineError, reason
+from stages.files import replacing
 from stages.nets.applications import APPLICATIONS
 from stages.nets.builtin_layers import rewritten
 
@@ -71,6 +75,27 @@ def original(name: str, image_size: int, weights: Path | None = None) -> keras.M
     if weights is not None:
         _load(net, name, weights)
     return net
+
+
+def save_weights(model: keras.Model, path: Path, source: str) -> None:
+    """Write what `model.save_weights` does, a .weights.h5 file, whole or not at all.
+
+    `source`, the SHA-256 of the file that the weights are from, becomes an attribute of the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # In memory first: on a disk that fills up, HDF5 itself loses data without an exception.
+    image = io.BytesIO()
+    store = saving_lib.H5IOStore(image, mode="w")
+    saving_lib._save_state(
+        model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
+    )
+    store.close()
+    with h5py.File(image, "r+") as file:
+        file.attrs["source"] = source
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(image.getbuffer())
 
 
 def official_weights(name: str, image_size: int) -> WeightsFile:

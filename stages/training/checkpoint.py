@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stages import environment, params
+from stages import params, runtime
 from stages.files import replacing
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def fingerprint(stage: str, values: "Params") -> str:
     for path in map(Path, params.definition(stage)["deps"]):
         files += [path] if path.is_file() else sorted(path.glob("*.*"))
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return json.dumps([params.of_stage(stage, values), states, environment.description()])
+    return json.dumps([params.of_stage(stage, values), states, runtime.description()])
 
 
 class Checkpoint:
@@ -65,12 +65,12 @@ class Checkpoint:
                 arrays = dict(file)  # all of it is read, and with it a checksum of each array
             if str(arrays.pop(FINGERPRINT)) == self._depends_on:
                 return arrays
-            why = "of a run with other settings, inputs, code or environment"
+            why = "from a different run (settings, inputs, code or environment)"
         except FileNotFoundError:
             return None
         except Exception as error:  # a zip can be damaged in more ways than are named
             why = f"damaged ({error})"
-        print(f"{self.path}: {why}; begins anew", flush=True)
+        print(f"{self.path}: {why}; starting over", flush=True)
         return None
 
     def remove(self) -> None:

@@ -53,7 +53,7 @@ def fit(
     state = TrainingState(model, curve, key, checkpoint)
     if done := len(state.curve):
         train.go_to(done)
-        print(f"{key}: goes on after epoch {done} of {epochs}", flush=True)
+        print(f"{key}: resuming after epoch {done} of {epochs}", flush=True)
     model.fit(
         train.dataset(),
         validation_data=dev.dataset(),

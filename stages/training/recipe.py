@@ -2,7 +2,7 @@
 
 AdamW, which is Adam with decoupled weight decay (Loshchilov & Hutter 2019,
 https://arxiv.org/abs/1711.05101), or Muon (Jordan et al. 2024,
-https://kellerjordan.github.io/posts/muon/); a rate that falls to zero in a straight line
+https://kellerjordan.github.io/posts/muon/); a learning rate with linear decay to zero
 (Defazio et al. 2023, https://arxiv.org/abs/2310.07831), smoothed labels (Szegedy et al. 2016,
 https://arxiv.org/abs/1512.00567).
 """

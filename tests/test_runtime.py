@@ -9,15 +9,16 @@ from importlib import metadata
 from pathlib import Path
 from unittest import mock
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages import environment
+from stages import runtime
 
 PROJECT = Path(__file__).resolve().parents[1]
 CODE = """
-from stages.environment import set_up
+from stages.runtime import set_up
 set_up(7)
 import os, keras, numpy
 print(keras.backend.backend(), keras.config.image_data_format(), keras.config.floatx())
@@ -41,8 +42,8 @@ def test_a_run_is_the_same_whatever_the_user_has_set(tmp_path: Path) -> None:
         ).stdout.splitlines()
 
     said = lines()
-    assert json.loads(said[0]) == environment.description()
-    assert said[1] == f"computes on {environment.device()}"
+    assert json.loads(said[0]) == runtime.description()
+    assert said[1] == f"computes on {runtime.device()}"
     assert said[2] == "tensorflow channels_last float32"
     assert said[4] == "set()"
     home = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax", "KERAS_MAX_EPOCHS": "1"}
@@ -51,14 +52,14 @@ def test_a_run_is_the_same_whatever_the_user_has_set(tmp_path: Path) -> None:
 
 def test_it_names_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = environment.description()
+    found = runtime.description()
     assert found["keras"] == metadata.version("keras")
     assert found["OMP_NUM_THREADS"] == "3"
     assert "PATH" not in found
 
     def described(cpuinfo: str) -> tuple[str, str]:
         monkeypatch.setattr(Path, "read_text", lambda *_, **__: cpuinfo)
-        found = environment.description()
+        found = runtime.description()
         return found["processor"], found["instructions"]
 
     of_two = "model name\t: A 1234\nflags\t\t: fpu avx2 avx amx_tile fma\n\nmodel name\t: Another\n"
@@ -66,24 +67,24 @@ def test_it_names_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> N
     assert described("Features\t: fp asimd sve bf16 crc32\n")[1] == "asimd bf16 sve"
 
     monkeypatch.setattr(Path, "read_text", mock.Mock(side_effect=FileNotFoundError))
-    found = environment.description()
+    found = runtime.description()
     assert found["instructions"] == ""
     assert found["processor"]
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow sees a GPU")
 def test_without_a_gpu_the_cpu_is_named() -> None:
-    assert re.fullmatch(r"the CPU, [1-9]\d* threads", environment.device())
+    assert re.fullmatch(r"the CPU, [1-9]\d* threads", runtime.device())
 
 
 THREADS = """
 from unittest import mock
 from tensorflow.config.threading import get_inter_op_parallelism_threads as between
 from tensorflow.config.threading import get_intra_op_parallelism_threads as within
-from stages import environment
+from stages import runtime
 for count, at_once in ((1, 1), (2, 1), (2, 2), (3, 2)):
     with mock.patch("loky.cpu_count", lambda: count):
-        environment.set_up(7, at_once)
+        runtime.set_up(7, at_once)
     print([within(), between()])
 """
 
@@ -97,23 +98,23 @@ def test_there_are_as_many_threads_as_processors() -> None:
 
 def test_a_user_can_lower_the_number_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
-    assert environment.description()["processors"] == 1
+    assert runtime.description()["processors"] == 1
 
 
 CONVOLUTION = """
 from unittest import mock
 import keras
-from stages import environment
-environment.set_up(1)
+from stages import runtime
+runtime.set_up(1)
 model = keras.Sequential([keras.Input((8, 8, 16)), keras.layers.Conv2D(16, 1)])
 def show():
     model.make_predict_function(force=True)  # traced anew
     print(model.predict_on_batch(keras.random.normal((4, 8, 8, 16), seed=1)).tolist())
 show()
-with mock.patch.object(environment, "description", lambda: {"instructions": "avx2 avx512f"}):
-    environment.use_bfloat16()
+with mock.patch.object(runtime, "description", lambda: {"instructions": "avx2 avx512f"}):
+    runtime.use_bfloat16()
 show()
-environment.use_bfloat16()
+runtime.use_bfloat16()
 show()
 """
 
@@ -124,6 +125,15 @@ def test_bfloat16_is_used_where_the_processor_has_it_and_changes_little() -> Non
     lines = [line for line in said.stdout.splitlines() if line.startswith("[")]
     exact, older, rounded = (np.array(json.loads(line)) for line in lines)
     np.testing.assert_array_equal(older, exact)
-    if "avx512_bf16" in environment.description()["instructions"].split():
+    if "avx512_bf16" in runtime.description()["instructions"].split():
         assert (rounded != exact).any()
         np.testing.assert_allclose(rounded, exact, atol=0.05)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 32])
+def test_predicted_in_batches_outputs_are_those_of_keras(batch_size: int) -> None:
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    x = np.random.default_rng(1).normal(size=(10, 8, 8, 3)).astype(np.float16)  # as features are
+    found = runtime.predict(model, x, batch_size)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)

@@ -141,4 +141,8 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 
 
 def _layers(model: keras.Model) -> list[keras.layers.Layer]:
-    return [x for x in model._flatten_layers(include_self=False) if not isinstance(x, keras.Model)]
+    return [
+        inner
+        for layer in model.layers
+        for inner in (_layers(layer) if isinstance(layer, keras.Model) else [layer])
+    ]

@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 import loky
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 # Instruction sets by which kernels are chosen, each with its own order of adding and rounding.
@@ -64,7 +66,7 @@ def use_bfloat16() -> bool:
         "DepthwiseConv2dNativeBackpropInput"
     )
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
-    print("convolves in bfloat16", flush=True)
+    print("convolutions in bfloat16", flush=True)
     return True
 
 
@@ -106,3 +108,18 @@ def _first_processor() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def predict(model: keras.Model, x: npt.NDArray, batch_size: int) -> npt.NDArray[np.float32]:
+    """Return what `model.predict` does, at once.
+
+    Given an array, that one makes a dataset which tf.data tunes while it runs, and in the end waits
+    for the tuner's sleep: 17 s after 24 s of work (TensorFlow 2.21.0, one run).
+
+    Args:
+        model: with one input and one output.
+        x: its input, (n, ...).
+        batch_size: rows at a time.
+    """
+    starts = range(0, len(x), batch_size)
+    return np.concatenate([model.predict_on_batch(x[i : i + batch_size]) for i in starts])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.nets import trained_layers
+from stages.training import layers
 
 X = np.random.default_rng(1).normal(3.0, 2.0, (16, 5, 5, 4)).astype(np.float32)
 
@@ -31,7 +31,7 @@ def test_the_fused_layer_equals_keras_forward_backward_and_in_its_averages(
         return [np.asarray(a) for a in [y, inference, *gradients, *layer.get_weights()]]
 
     options = {"scale": scale, "center": center, "momentum": 0.7}
-    ours = one_step(trained_layers.FusedBatchNormalization(**options))
+    ours = one_step(layers.FusedBatchNormalization(**options))
     theirs = one_step(keras.layers.BatchNormalization(**options))
     assert len(ours) == len(theirs) == 3 + 2 * (scale + center) + 2
     for a, b in zip(ours, theirs, strict=True):
@@ -65,7 +65,7 @@ def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict
         return [y, *tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])]
 
     for ours, theirs in zip(
-        one_step(trained_layers.DepthwiseConv2D),
+        one_step(layers.DepthwiseConv2D),
         one_step(keras.layers.DepthwiseConv2D),
         strict=True,
     ):
@@ -74,13 +74,13 @@ def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict
 
 def test_halves_of_a_batch_are_computed_as_two_batches() -> None:
     keras.utils.set_random_seed(1)
-    layers = [
+    parts = [
         keras.layers.DepthwiseConv2D(3, use_bias=False),
-        trained_layers.FusedBatchNormalization(),
+        layers.FusedBatchNormalization(),
         keras.layers.Conv2D(2, 1),
     ]
-    model = keras.Sequential([keras.Input((5, 5, 4)), *layers])
-    halved = trained_layers.InHalves(model)
+    model = keras.Sequential([keras.Input((5, 5, 4)), *parts])
+    halved = layers.InHalves(model)
     for training in (True, False):
         expected = np.concatenate([model(half, training=training) for half in (X[:8], X[8:])])
         np.testing.assert_allclose(halved(X, training=training), expected, rtol=1e-5, atol=1e-6)
@@ -89,28 +89,28 @@ def test_halves_of_a_batch_are_computed_as_two_batches() -> None:
     assert {id(w) for w in halved.trainable_weights} == {id(w) for w in model.trainable_weights}
 
 
-def nested(mode: trained_layers.Mode, momentum: float = 0.9) -> tuple[keras.Model, keras.Model]:
+def nested(mode: layers.Mode, momentum: float = 0.9) -> tuple[keras.Model, keras.Model]:
     """Return a model with layers to be replaced in a nested one, and its twin for training."""
     keras.utils.set_random_seed(1)
     image = keras.Input((5, 5, 4))
-    layers = [
+    parts = [
         keras.layers.DepthwiseConv2D(1, padding="same", use_bias=False, name="depthwise"),
         keras.layers.Conv2D(4, 1, name="conv"),
         keras.layers.BatchNormalization(name="norm"),
     ]
-    inner = keras.Sequential([image, *layers], name="inner")
+    inner = keras.Sequential([image, *parts], name="inner")
     inner.get_layer("depthwise").set_weights([np.ones((1, 1, 4, 1))])
     inner.get_layer("conv").set_weights([np.eye(4)[None, None], np.zeros(4)])
     outer_image = keras.Input((5, 5, 4))
     outer = keras.Model(outer_image, keras.layers.GlobalAveragePooling2D()(inner(outer_image)))
-    twin = trained_layers.for_training(outer, mode, momentum)
+    twin = layers.for_training(outer, mode, momentum)
     twin.compile("sgd", "mse")
     return outer, twin
 
 
 @pytest.mark.parametrize("mode", ["adapting", "frozen"])
 def test_the_replaced_layers_alone_are_the_twins_own_and_come_back_by_name(
-    mode: trained_layers.Mode,
+    mode: layers.Mode,
 ) -> None:
     outer, twin = nested(mode)
     own = {id(w) for w in twin.weights} - {id(w) for w in outer.weights}
@@ -118,7 +118,7 @@ def test_the_replaced_layers_alone_are_the_twins_own_and_come_back_by_name(
     assert own == {id(w) for w in depthwise.weights + norm.weights}
     np.testing.assert_allclose(twin(X), outer(X), rtol=1e-5, atol=1e-6)
     norm.set_weights([np.full(4, float(i)) for i in range(4)])
-    trained_layers.copy_weights(twin, outer)
+    layers.copy_weights(twin, outer)
     np.testing.assert_array_equal([w[0] for w in outer.get_weights()[3:]], range(4))
 
 
@@ -140,7 +140,7 @@ def test_frozen_means_frozen_while_training_too() -> None:
     outer, twin = nested("frozen")
     before = outer.get_weights()
     twin.fit(X, np.zeros((16, 4)), epochs=2, verbose=0)
-    trained_layers.copy_weights(twin, outer)
+    layers.copy_weights(twin, outer)
     np.testing.assert_allclose(twin(X, training=True), outer(X, training=False), rtol=1e-6)
     changed = [(a != b).any() for a, b in zip(before, twin.get_weights(), strict=True)]
     assert changed == [True, True, True, False, False, False, False]

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.nets import saved_model
-from stages.nets.head import new_head
+from stages import classifier
+from stages.nets import pretrained
 from stages.nets.preprocessing import on_raw_images
+from stages.training.head import new_head
 
 NAMES = list("abcdefghij")
 IMAGES = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3)).astype(np.float32)
@@ -39,7 +40,7 @@ def backbone() -> keras.Model:
     x = keras.layers.Conv2D(6, 4, strides=4, name="conv")(image)
     net = keras.Model(image, keras.layers.BatchNormalization(name="bn")(x), name="net")
     net.get_layer("bn").set_weights(np.random.default_rng(2).uniform(1, 9, (4, 6)))
-    return on_raw_images(net, "caffe", 32)
+    return on_raw_images(net, "caffe", (32, 32, 3))
 
 
 def head_of_numbers() -> keras.layers.Dense:
@@ -55,7 +56,7 @@ def test_kernels_are_rounded_to_bfloat16_and_nothing_else() -> None:
     net.add(keras.layers.BatchNormalization())
     before = [np.full(w.shape, 1 + 3 / 512, np.float32) for w in net.weights]
     net.set_weights(before)
-    saved_model.round_kernels(net)
+    classifier.round_kernels(net)
     kernel, *others = net.get_weights()
     assert kernel.tolist() == [[[[1 + 1 / 128], [1 + 1 / 128]]]]
     for now, then in zip(others, before[1:], strict=True):
@@ -72,11 +73,11 @@ def test_it_equals_its_parts_and_in_a_fresh_process_it_loads_and_trains_on(tmp_p
     plain, of_both = by_hand(IMAGES), by_hand(IMAGES, IMAGES[:, :, ::-1])
     assert np.ptp(plain, axis=0).max() > 0.01
     assert abs(plain - of_both).max() > 0.001
-    model = saved_model.classifier(below, head, test_time_flip=False)
+    model = classifier.classifier(below, head, test_time_flip=False)
     np.testing.assert_allclose(model(IMAGES), plain, rtol=1e-4, atol=1e-6)
 
-    both = saved_model.classifier(below, head, test_time_flip=True)
-    saved_model.save(both, tmp_path / "cifar10.h5", NAMES)
+    both = classifier.classifier(below, head, test_time_flip=True)
+    classifier.save(both, tmp_path / "cifar10.h5", NAMES)
     np.save(tmp_path / "images.npy", IMAGES.astype(np.uint8))
     run = subprocess.run(
         [sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -90,8 +91,8 @@ def test_it_equals_its_parts_and_in_a_fresh_process_it_loads_and_trains_on(tmp_p
 
 @pytest.fixture
 def loaded(tmp_path: Path) -> keras.Model:
-    model = saved_model.classifier(backbone(), head_of_numbers(), test_time_flip=True)
-    saved_model.save(model, tmp_path / "cifar10.h5", NAMES)
+    model = classifier.classifier(backbone(), head_of_numbers(), test_time_flip=True)
+    classifier.save(model, tmp_path / "cifar10.h5", NAMES)
     return keras.models.load_model(tmp_path / "cifar10.h5")
 
 
@@ -139,7 +140,7 @@ def test_what_restates_a_default_is_not_written_and_the_rest_is() -> None:
     config = {"units": 3, "use_bias": False, "quantization_config": None, "dtype": policy}
     config["bias_initializer"] = zeros
     node = {"args": [], "kwargs": {"training": True, "mask": None}}
-    found = saved_model.portable(
+    found = classifier.portable(
         [{"class_name": "Dense", "config": config, "inbound_nodes": [node]}, {"class_name": "Mine"}]
     )
     kept = {"units": 3, "use_bias": False, "dtype": "float32", "bias_initializer": zeros}
@@ -151,8 +152,8 @@ def test_what_restates_a_default_is_not_written_and_the_rest_is() -> None:
 @pytest.mark.parametrize(
     "save",
     [
-        partial(saved_model.save, class_names=NAMES),
-        partial(saved_model.save_weights, source=""),
+        partial(classifier.save, class_names=NAMES),
+        partial(pretrained.save_weights, source=""),
     ],
 )
 def test_a_file_that_does_not_fit_is_an_error_and_leaves_the_old_one(
@@ -160,7 +161,7 @@ def test_a_file_that_does_not_fit_is_an_error_and_leaves_the_old_one(
 ) -> None:
     path = tmp_path / "a.weights.h5"
     path.write_bytes(b"as before")
-    model = saved_model.classifier(backbone(), head_of_numbers(), test_time_flip=False)
+    model = classifier.classifier(backbone(), head_of_numbers(), test_time_flip=False)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # a write beyond it fails
     try:

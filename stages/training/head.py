@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from stages.files import read_arrays, reading, replacing
-from stages.nets.trained_layers import InHalves
+from stages.training.layers import InHalves
 
 
 def new_head(classes: int) -> keras.layers.Dense:
@@ -17,20 +17,18 @@ def new_head(classes: int) -> keras.layers.Dense:
     return keras.layers.Dense(classes, kernel_initializer="zeros", name="logits")
 
 
-def with_head(suffix: keras.Model, head: keras.layers.Dense) -> keras.Model:
-    """Put pooling and a head on a suffix.
+def with_head(features: keras.Model, head: keras.layers.Dense) -> keras.Model:
+    """Put a head on a suffix.
 
     Args:
-        suffix: from the activations at the cut to the backbone's last feature map.
+        features: from the activations at the cut to the pooled features, (n, channels).
         head: from `new_head`.
 
     Returns:
-        A functional model, activations -> logits (n, classes). It shares the suffix's weights.
+        A functional model, activations -> logits (n, classes). It shares the weights of both.
     """
-    activations = keras.Input(suffix.input_shape[1:], name="activations")
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(suffix.output)
-    features = InHalves(keras.Model(suffix.input, pooled))(activations)
-    return keras.Model(activations, head(features))
+    activations = keras.Input(features.input_shape[1:], name="activations")
+    return keras.Model(activations, head(InHalves(features)(activations)))
 
 
 def save_head(head: keras.layers.Dense, dev_accuracy: float, path: Path) -> None:

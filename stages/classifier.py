@@ -11,10 +11,9 @@ import h5py
 import keras
 import numpy as np
 from keras.src.legacy.saving import legacy_h5_format
-from keras.src.saving import saving_lib
 
 from stages.files import replacing
-from stages.nets.preprocessing import applied
+from stages.nets.graph import applied, pooled
 
 # For training the saved model on: https://keras.io/guides/transfer_learning/
 LEARNING_RATE = 1e-5
@@ -23,7 +22,7 @@ LEARNING_RATE = 1e-5
 def classifier(
     backbone: keras.Model, head: keras.layers.Dense, test_time_flip: bool
 ) -> keras.Model:
-    """Return a compiled model: images (n, 32, 32, 3) in [0, 255] -> probabilities (n, classes).
+    """Return a compiled model: images in [0, 255] -> probabilities (n, classes).
 
     It is flat: the layers of the net are in `model.layers`, the last but one gives the features.
     With `test_time_flip` they are applied twice; `layer.output` is that of the image as it is.
@@ -33,10 +32,10 @@ def classifier(
         head: pooled features -> logits.
         test_time_flip: average the pooled features of the image and of its mirror image.
     """
-    images = backbone.input
-    x = keras.layers.GlobalAveragePooling2D(name="pooling")(backbone.output)
+    features = pooled(backbone)
+    images, x = features.input, features.output
     if test_time_flip:
-        of_mirror = applied(keras.Model(images, x), mirrored(images))
+        of_mirror = applied(features, mirrored(images))
         x = keras.layers.Average(name="average")([x, of_mirror])
     predictions = keras.layers.Dense(head.units, activation="softmax", name="predictions")
     model = keras.Model(images, predictions(x), name="classifier")
@@ -48,7 +47,7 @@ def classifier(
 
 
 def mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Mirror images left to right, (n, 32, 32, 3), with layers that every .h5 can hold.
+    """Mirror images left to right, (n, height, width, 3), with layers that every .h5 can hold.
 
     `keras.ops.flip` would not load again, so columns are exchanged by a fixed permutation matrix.
     """
@@ -72,10 +71,6 @@ def round_kernels(model: keras.Model) -> None:
             variable.assign(keras.ops.cast(rounded, variable.dtype))
 
 
-# Both files are made in memory and then written: on a disk that fills up, HDF5 itself loses data
-# without an exception.
-
-
 def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
     """Write what `model.save` does, a compiled model as .h5, whole or not at all.
 
@@ -85,17 +80,19 @@ def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    # In memory first: on a disk that fills up, HDF5 itself loses data without an exception.
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         legacy_h5_format.save_model_to_hdf5(model, file)
-        # The state of an optimizer that has done no step. Keras would load it as one that knows no
-        # variable, and the model could not be trained on.
+        # The state of an optimizer that has done no step. Keras would load it as one without
+        # variables, and the model could not be trained on.
         del file["optimizer_weights"]
         for name in ("model_config", "training_config"):
             file.attrs[name] = json.dumps(portable(json.loads(file.attrs[name])))
         file.attrs["class_names"] = json.dumps([str(name) for name in class_names])
         file.attrs["image_size"] = model.input_shape[1:3]
-    _write(image, path)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(image.getbuffer())
 
 
 def portable(config: Any) -> Any:
@@ -125,27 +122,3 @@ def portable(config: Any) -> Any:
                 if key not in parameters or value != parameters[key].default
             }
     return kept
-
-
-def save_weights(model: keras.Model, path: Path, source: str) -> None:
-    """Write what `model.save_weights` does, a .weights.h5 file, whole or not at all.
-
-    `source`, the SHA-256 of the file that the weights are from, becomes an attribute of the file.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    image = io.BytesIO()
-    store = saving_lib.H5IOStore(image, mode="w")
-    saving_lib._save_state(
-        model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
-    )
-    store.close()
-    with h5py.File(image, "r+") as file:
-        file.attrs["source"] = source
-    _write(image, path)
-
-
-def _write(image: io.BytesIO, path: Path) -> None:
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.write(image.getbuffer())

@@ -1,0 +1,57 @@
+"""The graph of a functional net: its operations in order, and their application to another tensor.
+
+`keras.models.clone_model` visits every operation with its inputs, those that are not layers, such
+as `x + y`, too. It is the only public way to do so.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+
+
+class Call(NamedTuple):
+    """An operation applied to tensors.
+
+    Attributes:
+        operation: a layer, or an operation of `keras.ops`.
+        inputs: the tensors that it was applied to.
+        output: what it returned, a tensor or a list of them.
+    """
+
+    operation: Any
+    inputs: list[keras.KerasTensor]
+    output: Any
+
+
+def calls(net: keras.Model, x: keras.KerasTensor | None = None) -> list[Call]:
+    """Apply the operations of a net once more, one by one; return the calls in topological order.
+
+    Args:
+        net: a functional model with one input and one output.
+        x: what they are applied to, of the shape of the net's input; None for a new input.
+    """
+    found = []
+    if x is None:
+        x = keras.Input(net.input_shape[1:])
+
+    def call(operation: Any, *arguments: Any, **options: Any) -> Any:
+        output = operation(*arguments, **options)
+        given = keras.tree.flatten((arguments, options))
+        inputs = [tensor for tensor in given if isinstance(tensor, keras.KerasTensor)]
+        found.append(Call(operation, inputs, output))
+        return output
+
+    keras.models.clone_model(net, x, lambda operation: operation, call_function=call)
+    return found
+
+
+def applied(net: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
+    """Return what `net(x)` does, by the same layers with the same weights, without nesting."""
+    done = calls(net, x)
+    return done[-1].output if done else x
+
+
+def pooled(net: keras.Model) -> keras.Model:
+    """Return a net with global average pooling after it: (n, h, w, channels) -> (n, channels)."""
+    features = keras.layers.GlobalAveragePooling2D(name="pooling")(net.output)
+    return keras.Model(net.input, features)
