@@ -22,7 +22,7 @@ unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PYTHONPATH PYTHON
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo predict point backbones bench seeds plot verify lint lock audit clean
+.PHONY: reproduce test demo predict point backbones bench seeds plot verify help lint lock audit clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
@@ -61,7 +61,10 @@ plot: .venv/development ## draw docs/frontier.svg from docs/experiments.csv
 verify: .venv/runtime ## run the last commit twice from nothing, compare every digest; POINT=
 	@$(BIN)/python -m bench.verify "$$POINT"
 
-lint: .venv/development
+help: ## print the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+
+lint: .venv/development ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -102,6 +102,7 @@ def test_the_file_names_classes_and_image_size(loaded: keras.Model, tmp_path: Pa
         assert tuple(file.attrs["image_size"]) == (32, 32)
 
 
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")  # given as a list
 def test_its_features_are_those_before_the_last_layer(loaded: keras.Model) -> None:
     features = keras.Model(loaded.inputs, loaded.layers[-2].output)(IMAGES)
     assert features.shape == (8, 6)
@@ -121,6 +122,7 @@ def test_with_all_but_its_last_layer_frozen_only_that_one_is_trained(loaded: ker
     assert changed == ["predictions/kernel", "predictions/bias"]
 
 
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")  # given as a list
 def test_grad_cam_finds_the_layer_and_its_gradient(loaded: keras.Model) -> None:
     """As https://keras.io/examples/vision/grad_cam/ does."""
     loaded.layers[-1].activation = None
