@@ -96,7 +96,7 @@ def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
                     best = (f"{name:{width}} {p:.3f}" for p, name in row[:3])
                     print(f"{printable(path):{longest}}", *best, sep="   ", flush=True)
     if not table and not named:
-        raise PipelineError(f"none of {len(paths)} files is an image; name others")
+        raise PipelineError(f"none of {len(paths)} files could be read; name others")
     if table:
         print(json.dumps(table) if as_json else NOTE)
     return not failed & named

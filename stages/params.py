@@ -171,7 +171,7 @@ def definition(stage: str) -> dict[str, Any]:
 def of_stage(stage: str, params: Params) -> dict[str, Any]:
     """Return those settings that dvc.yaml names for a stage, by the names that stand there."""
     values = {}
-    for name in definition(stage)["params"]:
+    for name in definition(stage).get("params", []):
         section, _, key = name.partition(".")
         values[name] = params.model_dump()[section]
         if key:

@@ -122,6 +122,17 @@ def test_with_all_but_its_last_layer_frozen_only_that_one_is_trained(loaded: ker
     assert changed == ["predictions/kernel", "predictions/bias"]
 
 
+def test_it_is_unfrozen_layer_by_layer() -> None:
+    """As README says: TensorFlow ignores `model.trainable = True` where that is True already."""
+    below = backbone()
+    below.get_layer("conv").trainable = False
+    model = classifier.classifier(below, head_of_numbers(), test_time_flip=True)
+    for layer in model.layers:
+        layer.trainable = layer.name != "exchange_columns"
+    trained = {w.path.split("/")[0] for w in model.trainable_weights}
+    assert trained == {"conv", "bn", "predictions"}
+
+
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`")  # given as a list
 def test_grad_cam_finds_the_layer_and_its_gradient(loaded: keras.Model) -> None:
     """As https://keras.io/examples/vision/grad_cam/ does."""

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.serialize import loads_yaml, modify_yaml
 
 from stages.__main__ import STAGES
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, Project
 
 PIPELINE: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 FILES = sorted((PROJECT / "stages").rglob("*.py"))
@@ -89,7 +89,7 @@ def outs(stage: dict[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_settings_that_a_stage_reads_are_its_params(stage: str) -> None:
-    listed = PIPELINE[stage]["params"]
+    listed = PIPELINE[stage].get("params", [])
     source = (PROJECT / f"stages/{stage}.py").read_text()
     for section, key in re.findall(r"(?<![\w.])params\.(?!yaml)(\w+)(?:\.(\w+))?", source):
         if key:
@@ -99,7 +99,7 @@ def test_settings_that_a_stage_reads_are_its_params(stage: str) -> None:
 
 
 def test_every_setting_is_some_stages() -> None:
-    listed = {name for stage in PIPELINE.values() for name in stage["params"]}
+    listed = {name for stage in PIPELINE.values() for name in stage.get("params", [])}
     for section, keys in yaml.safe_load((PROJECT / "params.yaml").read_text()).items():
         assert section in listed or {f"{section}.{key}" for key in keys} <= listed
 
@@ -125,14 +125,22 @@ def test_imports_are_seen() -> None:
     assert "stages.params.Params" in imports(checkpoint, for_types_too=True) - imports(checkpoint)
 
 
-@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml"])
-def test_a_file_is_in_the_form_that_dvc_writes(name: str, tmp_path: Path) -> None:
+def test_files_are_in_the_form_that_dvc_writes(fresh: Project, tmp_path: Path) -> None:
     """Else `dvc freeze`, `dvc exp run -S` and the like change more than they should."""
-    copy = tmp_path / name
-    copy.write_text((PROJECT / name).read_text())
+    project = fresh.copy(tmp_path)
+    for stage in ("backbone", "evaluate", "report"):
+        for command in ("freeze", "unfreeze"):
+            assert project.dvc(command, stage).returncode == 0
+    text = (PROJECT / "dvc.yaml").read_text()
+    assert (project.folder / "dvc.yaml").read_text() == text
+    stages = loads_yaml(text)["stages"].values()
+    lists = [stage[key] for stage in stages for key in ("deps", "params") if key in stage]
+    assert all(entries == sorted(entries) for entries in lists)
+    copy = tmp_path / "params.yaml"
+    copy.write_text((PROJECT / "params.yaml").read_text())
     with modify_yaml(copy):
         pass
-    assert copy.read_text() == (PROJECT / name).read_text()
+    assert copy.read_text() == (PROJECT / "params.yaml").read_text()
 
 
 @pytest.mark.parametrize("setting", ["train_head.epochs=3", "gate.minimum=0.5", "backbone.cut=all"])

@@ -222,7 +222,7 @@ def test_heic_names_the_package_that_it_needs(
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     header = struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands
     (tmp_path / "photo").write_bytes(header + bytes(40))
-    assert "`pip install pillow-heif`" in refusal(tmp_path / "photo")
+    assert f"`{sys.executable} -m pip install pillow-heif`" in refusal(tmp_path / "photo")
 
 
 def test_heic_is_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Photos as people have them: found in folders, brought to one size or refused in one line."""
 
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
                 ImageOps.exif_transpose(image, in_place=True)
                 return np.asarray(ImageOps.fit(_rgb(image), size[::-1], Image.Resampling.LANCZOS))
     except ImportError:
-        fault = "HEIC; to read it, `pip install pillow-heif`, or convert it"
+        fault = f"HEIC; `{sys.executable} -m pip install pillow-heif` to read it, or convert it"
     except UnidentifiedImageError:
         fault = "in no format that Pillow reads; expected an image"
     except Image.DecompressionBombError as error:  # it names both numbers
