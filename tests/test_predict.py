@@ -243,6 +243,7 @@ def test_ctrl_c_is_one_line(moment: str, folder: Path) -> None:
     assert process.returncode == 130
     text = project.log.read_text()
     assert text.endswith("interrupted\n")
+    assert text.count("interrupted") == 1
     assert "Traceback" not in text
 
 
