@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,10 +108,9 @@ def check_surroundings() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment that DVC needs.
+    """Return the environment that DVC needs: this Python by the PATH, a user's name, a home.
 
-    It runs a stage's `python3` by the PATH: this interpreter. It needs the user's name and a home
-    that can be written to, which a user id in a container may lack.
+    A user id in a container may lack the last two.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     variables = {"USER": str(os.getuid()), **os.environ, "PATH": path}
@@ -122,14 +122,12 @@ def environment() -> dict[str, str]:
 def save(source: Path, target: Path) -> None:
     """Copy the finished model to the current folder, whole or not at all."""
     if not (target.exists() and target.samefile(source)):
-        partial = target.with_name(f".partial-{target.name}")
         try:
-            shutil.copyfile(source, partial)
-            partial.replace(target)
+            # Another run may save here at the same time.
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as own:
+                shutil.copyfile(source, Path(own, target.name)).replace(target)
         except OSError as error:
             sys.exit(f"error: {target}: {error.strerror}; the model is in {source}")
-        finally:
-            partial.unlink(missing_ok=True)
     print(f"saved {target}")
 
 

@@ -2,10 +2,10 @@
 BIN := .venv/bin
 # A recipe reads these from its environment, because in its text the shell would interpret them.
 override IMAGE := $(value IMAGE)
-override POINT := $(value POINT)
+override PRESET := $(value PRESET)
 override SEEDS := $(value SEEDS)
 override PYTHON := $(or $(value PYTHON),python3)
-export IMAGE POINT SEEDS PYTHON
+export IMAGE PRESET SEEDS PYTHON
 # DVC runs a stage's `python3` by the PATH.
 export PATH := $(CURDIR)/$(BIN):$(value PATH)
 # DVC needs the user's name and home, which a user id in a container may lack.
@@ -22,7 +22,7 @@ unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PYTHONPATH PYTHON
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: reproduce test demo predict point backbones bench seeds plot verify help lint lock audit clean
+.PHONY: reproduce test demo predict preset backbones bench seeds plot verify help lint lock audit clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
@@ -43,8 +43,8 @@ demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: 
 predict: .venv/runtime ## classify a photo, or the photos in a folder: make predict IMAGE=photo.jpg
 	@$(BIN)/python predict.py -- $${IMAGE:+"$$IMAGE"}
 
-point: .venv/runtime ## run a preset of bench/points.yaml: make point POINT=fastest
-	@$(BIN)/python -m bench.point "$$POINT"
+preset: .venv/runtime ## run a preset of bench/presets.yaml: make preset PRESET=fastest
+	@$(BIN)/python -m bench.preset "$$PRESET"
 
 backbones: .venv/runtime ## print the applications that can be the backbone
 	@$(BIN)/python -m stages.nets.applications
@@ -52,14 +52,14 @@ backbones: .venv/runtime ## print the applications that can be the backbone
 bench: .venv/runtime ## time it beside Keras's guide and Keras's feature extraction
 	@$(BIN)/python -m bench.compare
 
-seeds: .venv/runtime ## run named settings with other seeds: make seeds POINT=fastest SEEDS=20
-	@$(BIN)/python -m bench.seeds "$${POINT:-default}" "$${SEEDS:-3}"
+seeds: .venv/runtime ## run a preset with other seeds: make seeds PRESET=fastest SEEDS=20
+	@$(BIN)/python -m bench.seeds "$${PRESET:-default}" "$${SEEDS:-3}"
 
 plot: .venv/development ## draw docs/frontier.svg from docs/experiments.csv
 	@$(BIN)/python -m bench.plot
 
-verify: .venv/runtime ## run the last commit twice from nothing, compare every digest; POINT=
-	@$(BIN)/python -m bench.verify "$$POINT"
+verify: .venv/runtime ## run the last commit twice from nothing, compare every digest; PRESET=
+	@$(BIN)/python -m bench.verify "$$PRESET"
 
 help: ## print the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12

@@ -60,8 +60,7 @@ def files(argument: str) -> list[Path]:
 def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
     """Print the three most probable classes of each photo, batch by batch; as JSON, all at the end.
 
-    Returns:
-        Whether all of `named` could be read. The other paths need not be images.
+    Return whether all of `named` could be read. The other paths need not be images.
     """
     import numpy as np
     from tqdm import tqdm
@@ -103,11 +102,7 @@ def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
 
 
 def description() -> tuple[list[str], tuple[int, int]]:
-    """Return the class names in the order of the model's outputs, and its images' (height, width).
-
-    Raises:
-        PipelineError: the model is missing or damaged, or its file lacks them.
-    """
+    """Return the model's class names, in the order of its outputs, and its (height, width)."""
     import h5py
 
     from stages.files import reading

@@ -1,3 +1,3 @@
-"""What is measured of the pipeline from outside: plain scripts, `python -m bench.compare` say."""
+"""Measurements of the pipeline from outside, plain scripts such as `python -m bench.compare`."""
 
 import stages  # noqa: F401 - first: it sets what TensorFlow and Keras read from the environment

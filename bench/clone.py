@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dvc.utils.serialize import modify_yaml
+from ruamel.yaml import YAML
 
 from stages.data.sources import SHARED_MIRROR
 from stages.params import PARAMS
@@ -51,15 +51,22 @@ def clone(settings: Mapping[str, Any], commit: str = "HEAD") -> Iterator[Clone]:
         subprocess.run(["git", "-C", folder, "checkout", "--quiet", commit], check=True)
         print(f"clone of commit {commit}, without what is not committed", flush=True)
         (folder / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
-        with modify_yaml(folder / PARAMS) as params:
-            for key, value in settings.items():
-                section, name = key.split(".")
-                params[section][name] = value
+        change(folder, settings)
         variables = os.environ | {"MIRROR": mirror()}
         variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
         for place in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG"):
             variables[f"DVC_{place}_DIR"] = f"{root}/dvc"
         yield Clone(folder, variables)
+
+
+def change(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Change values in a project's params.yaml by "section.key"; the others stay as written."""
+    yaml = YAML()
+    params = yaml.load(folder / PARAMS)
+    for key, value in settings.items():
+        section, name = key.split(".")
+        params[section][name] = value
+    yaml.dump(params, folder / PARAMS)
 
 
 def mirror() -> str:

@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dvc.utils.serialize import load_json
-
 from bench.clone import clone
-from bench.point import settings
+from bench.preset import settings
 from stages.files import digest, replacing
 from stages.paths import ARCHIVE, ENVIRONMENT, METRICS
 
@@ -29,23 +27,23 @@ def main(values: Mapping[str, Any], target: float, images: int) -> None:
         project.run("dvc", "repro", "download")
         seconds, peak = project.run("dvc", "repro", "fine_tune")
         project.run("dvc", "repro", "evaluate")
-        dev = load_json(project.folder / METRICS)["dev_accuracy"]
+        dev = json.loads((project.folder / METRICS).read_text())["dev_accuracy"]
         note = "from the archive on disk to cifar10.h5; memory of one stage, mapped files included"
         rows = [("this pipeline", seconds, dev, peak, note)]
 
         seconds, peak = project.run("bench.guide", str(result), "fine_tuning", str(target))
-        found = load_json(result)
+        found = json.loads(result.read_text())
         seconds -= found["measuring"]
         note = f"stops at {target:g} on dev; here after {found['epochs']:.2f} epochs of fine-tuning"
         rows += [("Keras's guide, fine-tuning", seconds, found["dev"], peak, note)]
 
         _, peak = project.run("bench.guide", str(result), "feature_extraction", str(images))
-        found = load_json(result)
+        found = json.loads(result.read_text())
         note = f"{TRAIN_IMAGES:,} images at {found['rate']:.1f} a second, from {found['images']}"
         what = f"Keras's guide, feature extraction at {found['px']} px"
         rows += [(what, TRAIN_IMAGES / found["rate"], found["dev"], peak, note)]
 
-        about = load_json(project.folder / ENVIRONMENT)
+        about = json.loads((project.folder / ENVIRONMENT).read_text())
         about["archive"] = digest(project.folder / ARCHIVE)
     with replacing(TABLE) as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])

@@ -18,6 +18,7 @@ from stages import params
 from stages.data.archive import CLASSES
 from stages.files import read_arrays
 from stages.nets.applications import APPLICATIONS
+from stages.nets.graph import pooled
 from stages.nets.preprocessing import on_raw_images
 from stages.nets.pretrained import build
 from stages.paths import DATASET, WEIGHTS
@@ -42,15 +43,10 @@ def fine_tuning(target: float) -> dict[str, float]:
     own = params.load().backbone
     net = build(own.name, own.image_size, WEIGHTS)
     net.trainable = False
-    model = keras.Sequential(
-        [
-            keras.layers.RandomFlip("horizontal"),
-            on_raw_images(net, APPLICATIONS[own.name].preprocessing, x.shape[1:]),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dropout(0.2),
-            keras.layers.Dense(CLASSES, activation="softmax"),
-        ]
-    )
+    extractor = pooled(on_raw_images(net, APPLICATIONS[own.name].preprocessing, x.shape[1:]))
+    head = keras.layers.Dense(CLASSES, activation="softmax")
+    flip, dropout = keras.layers.RandomFlip("horizontal"), keras.layers.Dropout(0.2)
+    model = keras.Sequential([flip, extractor, dropout, head])
     model.compile("adam", LOSS, jit_compile=False)
     for batch in batches(len(x), epochs=1):
         model.train_on_batch(x[batch], y[batch])
@@ -63,7 +59,7 @@ def fine_tuning(target: float) -> dict[str, float]:
         model.train_on_batch(x[batch], y[batch])
         if step % max(1, steps // 4) == 0:
             start = time.perf_counter()
-            dev = float(np.mean(predict(model, x_dev, INFERENCE).argmax(axis=1) == y_dev))
+            dev = accuracy(extractor, head, x_dev, y_dev)
             measuring += time.perf_counter() - start
             print(f"guide: {step / steps:.2f} epochs of fine-tuning, dev {dev:.4f}", flush=True)
             if dev >= target:
@@ -94,9 +90,7 @@ def feature_extraction(images: int) -> dict[str, float]:
     x, y, x_dev, y_dev = read_arrays(DATASET, "x_train", "y_train", "x_dev", "y_dev")
     own = APPLICATIONS[params.load().backbone.name]
     net = build(own.name, own.native_size, WEIGHTS)
-    on_images = on_raw_images(net, own.preprocessing, x.shape[1:])
-    extractor = keras.Sequential([on_images, keras.layers.GlobalAveragePooling2D()])
-
+    extractor = pooled(on_raw_images(net, own.preprocessing, x.shape[1:]))
     extractor.predict_on_batch(x[:INFERENCE])  # off the clock: traces the net
     start = time.perf_counter()
     features = predict(extractor, x[:images], INFERENCE)
@@ -105,9 +99,14 @@ def feature_extraction(images: int) -> dict[str, float]:
     head = keras.Sequential([keras.layers.Dense(CLASSES, activation="softmax")])
     head.compile("adam", LOSS, jit_compile=False)
     head.fit(features, y[:images], epochs=20, verbose=0)
-    predicted = head.predict_on_batch(predict(extractor, x_dev, INFERENCE)).argmax(axis=1)
-    dev = float(np.mean(predicted == y_dev))
+    dev = accuracy(extractor, head, x_dev, y_dev)
     return {"dev": dev, "images": len(features), "rate": rate, "px": own.native_size}
+
+
+def accuracy(extractor: keras.Model, head: keras.Layer, x: npt.NDArray, y: npt.NDArray) -> float:
+    """Return the accuracy on features averaged over image and mirror image, as in cifar10.h5."""
+    of_both = (predict(extractor, images, INFERENCE) for images in (x, x[:, :, ::-1]))
+    return float(np.mean(np.argmax(head(sum(of_both) / 2), axis=1) == y))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ def draw(table: Path, gate: float, plot: Path) -> None:
     with table.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["minutes"]]
     rows.sort(key=lambda row: float(row["minutes"]))
-    named = [row for row in rows if row["point"] != "attempt"]
-    others = [row for row in rows if row["point"] == "attempt"]
-    minutes, dev, test = (numbers(named, name) for name in ("minutes", "dev", "val_accuracy"))
+    presets = [row for row in rows if row["preset"] != "attempt"]
+    others = [row for row in rows if row["preset"] == "attempt"]
+    minutes, dev, test = (numbers(presets, name) for name in ("minutes", "dev", "val_accuracy"))
     # "default" first: a user's own matplotlibrc changes nothing.
     with mpl.style.context(["default", STYLE]):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
@@ -37,10 +37,10 @@ def draw(table: Path, gate: float, plot: Path) -> None:
         axes.set_xlabel("minutes on 2 cores, from the archive on disk to the metrics")
         tried = numbers(others, "minutes"), numbers(others, "dev")
         axes.plot(*tried, ".", c="darkgray", label="others that were tried, dev")
-        axes.plot(minutes, dev, "o", c="tab:blue", mfc="white", label="named settings, dev")
-        axes.plot(minutes, test, "o-", c="tab:blue", label="named settings, test images")
-        for row, x, y in zip(named, minutes, np.fmax(dev, test), strict=True):
-            axes.annotate(row["point"], (x, y), (0, 7), textcoords="offset points", ha="center")
+        axes.plot(minutes, dev, "o", c="tab:blue", mfc="white", label="presets, dev")
+        axes.plot(minutes, test, "o-", c="tab:blue", label="presets, test images")
+        for row, x, y in zip(presets, minutes, np.fmax(dev, test), strict=True):
+            axes.annotate(row["preset"], (x, y), (0, 7), textcoords="offset points", ha="center")
         axes.axhline(gate, c="tab:red", linestyle="--", zorder=1, label=f"gate {gate:g}")
         axes.margins(0.15)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))

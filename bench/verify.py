@@ -1,8 +1,8 @@
 """`make verify`: does the last commit leave the same bits twice, from nothing?
 
 Two clones run one after the other, and their dvc.lock, which have the digest of every output,
-decide. What is not as in the committed dvc.lock is only told: that may be of another processor,
-which rounds otherwise. `make verify POINT=fastest` takes other settings and leaves that out.
+decide. What is not as in the committed dvc.lock is only reported: that may be of another processor,
+which rounds otherwise. `make verify PRESET=fastest` takes a preset and leaves that out.
 """
 
 import subprocess
@@ -10,23 +10,23 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from bench.clone import clone
-from bench.point import settings
+from bench.preset import settings
 from stages.paths import ENVIRONMENT
 
 LOCK = "dvc.lock"
 
 
-def main(point: str) -> None:
+def main(preset: str) -> None:
     """Run one commit twice, whoever commits meanwhile; end the process if the two differ."""
-    values = settings(point) if point else {}
+    values = settings(preset) if preset else {}
     with clone({}) as project:
         committed, there = ((project.folder / path).read_text() for path in (LOCK, ENVIRONMENT))
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     (first, here), (second, _) = run(values, commit), run(values, commit)
-    if not point:
+    if not preset:
         print(f"verify: not as committed: {differing(first, committed) or 'nothing'}")
         print(f"verify: the environment here: {here}verify: as committed: {there}", end="")
     check(first, second)
@@ -35,7 +35,7 @@ def main(point: str) -> None:
 def run(values: Mapping[str, Any], commit: str) -> tuple[str, str]:
     """Run the pipeline, with some values in params.yaml; return its dvc.lock and environment."""
     with clone(values, commit) as project:
-        (project.folder / LOCK).unlink()  # all that it says in the end is of this run
+        (project.folder / LOCK).unlink()  # all entries in the end are of this run
         project.run("stages", "check")
         project.run("dvc", "repro")
         return (project.folder / LOCK).read_text(), (project.folder / ENVIRONMENT).read_text()
@@ -55,7 +55,7 @@ def differing(first: str, second: str) -> str:
 
 def digests(lock: str) -> set[tuple[str, str]]:
     """Return each output in the text of a dvc.lock with its digest."""
-    stages = yaml.safe_load(lock)["stages"].values()
+    stages = YAML(typ="safe").load(lock)["stages"].values()
     return {(out["path"], out["md5"]) for stage in stages for out in stage.get("outs", [])}
 
 

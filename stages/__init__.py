@@ -5,7 +5,7 @@ What TensorFlow and Keras read from the environment is set here, before anything
 
 import os
 
-os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json sets
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what ends the process is still seen
 # TensorFlow's own memory pool. Without it each large activation is mapped and given back by the C
 # library, and on some processors more than half of the time goes into page faults.

@@ -1,8 +1,8 @@
 """Run one stage: `python -m stages download`. `python -m stages check` looks at params.yaml alone.
 
-This is what is the same for all stages: the environment and params.yaml are checked, one stage at a
-time runs in this folder, and user errors print one line. No result depends on it, so
-it is no dependency in dvc.yaml.
+Common to all stages: the environment and params.yaml are checked, one stage at a time runs in this
+folder, and user errors print one line. No result depends on this file, so it is no dependency in
+dvc.yaml.
 """
 
 import contextlib
@@ -16,8 +16,12 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.errors import PipelineError
+
+if TYPE_CHECKING:
+    from stages.params import Params
 
 STAGES = (
     "download",
@@ -83,21 +87,29 @@ def check_environment() -> None:
             raise PipelineError(f"{sys.executable} {fault}, expected {expected}; {remedy}")
 
 
-def check() -> None:
-    """Check params.yaml, and tell DVC whether this folder is a Git repository.
-
-    DVC needs one unless told otherwise, and a downloaded archive of the project is none.
-    """
+def settings() -> "Params":
+    """Return what stands in params.yaml, checked."""
     from stages import params
+    from stages.nets import applications
 
-    params.load()
-    told = False
+    found = params.load()
+    applications.check(found.backbone.name, found.backbone.image_size)
+    return found
+
+
+def check() -> None:
+    """Check params.yaml; set DVC's `core.no_scm` if this folder is in no Git repository.
+
+    Without the option DVC needs one, and a downloaded archive of the project is none.
+    """
+    settings()
+    no_scm = False
     if os.path.exists(LOCAL_CONFIG):
         with open(LOCAL_CONFIG, encoding="utf-8") as file:
-            told = "no_scm" in file.read()
+            no_scm = "no_scm" in file.read()
     here = Path.cwd()
     without_git = not any((folder / ".git").exists() for folder in (here, *here.parents))
-    if told != without_git:
+    if no_scm != without_git:
         change = ["core.no_scm", "true"] if without_git else ["--unset", "core.no_scm"]
         command = [sys.executable, "-m", "dvc", "config", "--local", *change]
         if subprocess.run(command, check=False).returncode:
@@ -108,10 +120,10 @@ def run(name: str) -> None:
     """Run a stage, alone in this folder, under settings that are the same at its end."""
     from stages import params
 
-    settings = params.load()
+    given = settings()
     with alone(name):
-        importlib.import_module("stages." + name).main(settings)
-        before, now = (params.of_stage(name, each) for each in (settings, params.load()))
+        importlib.import_module("stages." + name).main(given)
+        before, now = (params.of_stage(name, each) for each in (given, params.load()))
     changed = [key for key in before if now[key] != before[key]]
     if changed:
         raise PipelineError(
@@ -129,10 +141,10 @@ def alone(name: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            print(f"data: waits for {file.read()}", flush=True)
+            print(f"waiting for stage {file.read()}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
-        file.write(f"{name}, process {os.getpid()}")
+        file.write(f"{name} (pid {os.getpid()})")
         file.flush()
         yield
 

@@ -20,13 +20,14 @@ def main(params: "Params") -> None:
     """Write data/backbone/backbone.weights.h5: the application's weights without its top.
 
     They are loaded into the application and saved again, so that a file that does not fit is found
-    here, and what comes after need not know the two formats that such files come in.
+    here, and later stages read one format only.
     """
     set_up(0)
     settings = params.backbone
+    native_size = APPLICATIONS[settings.name].native_size  # the weights are the same at any size
     if settings.weights == "random":
         print(f"{settings.name}: random weights, for smoke tests only")
-        save_weights(original(settings.name, settings.image_size), WEIGHTS, source="random")
+        save_weights(original(settings.name, native_size), WEIGHTS, source="random")
     elif settings.weights == "imagenet":
         weights = fetched(settings)
         try:
@@ -46,13 +47,13 @@ def main(params: "Params") -> None:
 
 def load_and_save(weights: Path, settings: "Backbone") -> None:
     """Write the stage's output from a weights file in one of Keras's formats."""
-    net = original(settings.name, settings.image_size, weights)
+    net = original(settings.name, APPLICATIONS[settings.name].native_size, weights)
     save_weights(net, WEIGHTS, source=digest(weights))
 
 
 def fetched(settings: "Backbone") -> Path:
     """Fetch the application's ImageNet weights; return the file, which lies beside the output."""
-    official = official_weights(settings.name, settings.image_size)
+    official = official_weights(settings.name)
 
     def accept(path: Path, found: str, place: str) -> str | None:
         if found in settings.sha256.values():
@@ -73,8 +74,8 @@ def fetched(settings: "Backbone") -> Path:
     names = [official.name]
     module = APPLICATIONS[settings.name].module
     if sum(application.module == module for application in APPLICATIONS.values()) == 1:
-        names.append(f"{module}_notop.weights.h5")  # where it can mean only this application
+        names.append(f"{module}_notop.weights.h5")  # where only this application has that name
     weights = WEIGHTS.with_name(official.name)
     place = sources.fetch(names, official.url, weights, accept)
-    # Keras tells the format by the name that the file had where it came from.
+    # Keras chooses the format by the name that the file had where it came from.
     return weights.rename(weights.with_name(Path(place).name))

@@ -16,11 +16,7 @@ def cross_entropy(probabilities: npt.NDArray, labels: npt.NDArray) -> float:
 
 
 def reliability(probabilities: npt.NDArray, labels: npt.NDArray) -> list[npt.NDArray]:
-    """Sort predictions by their confidence, the largest probability, into bins of equal width.
-
-    Args:
-        probabilities: (n, classes), rows that sum to 1.
-        labels: (n,) integers in [0, classes).
+    """Sort predictions (n, classes) by confidence, the largest probability, into equal bins.
 
     Returns:
         Three arrays (BINS,): the number of predictions in each bin, the sum of their confidences,

@@ -1,7 +1,6 @@
 """The model that is saved: the whole classifier on raw images, of built-in layers only."""
 
 import inspect
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 import h5py
 import keras
 import numpy as np
-from keras.src.legacy.saving import legacy_h5_format
 
-from stages.files import replacing
+from stages.files import replacing_hdf5
 from stages.nets.graph import applied, pooled
 
 # For training the saved model on: https://keras.io/guides/transfer_learning/
@@ -24,13 +22,9 @@ def classifier(
 ) -> keras.Model:
     """Return a compiled model: images in [0, 255] -> probabilities (n, classes).
 
-    It is flat: the layers of the net are in `model.layers`, the last but one gives the features.
-    With `test_time_flip` they are applied twice; `layer.output` is that of the image as it is.
-
-    Args:
-        backbone: raw images -> the last feature map.
-        head: pooled features -> logits.
-        test_time_flip: average the pooled features of the image and of its mirror image.
+    It is flat: the layers of the backbone (raw images -> the last feature map) are in
+    `model.layers`, the last but one gives the pooled features. With `test_time_flip` these are the
+    average of image and mirror image: layers are applied twice, `layer.output` is of the image.
     """
     features = pooled(backbone)
     images, x = features.input, features.output
@@ -59,18 +53,6 @@ def mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
     return keras.layers.Permute((1, 3, 2), name="channels_last")(exchange(columns_last))
 
 
-def round_kernels(model: keras.Model) -> None:
-    """Give a model that was trained in bfloat16 the kernels that its training steps computed with.
-
-    A step rounds each kernel before it convolves. What is saved is used in float32, and with the
-    kernels as they are that is not quite the net that was trained (docs/experiments.md).
-    """
-    for variable in model.trainable_variables:
-        if len(variable.shape) > 1:  # not biases, nor scales and offsets of a normalisation
-            rounded = keras.ops.cast(variable, "bfloat16")
-            variable.assign(keras.ops.cast(rounded, variable.dtype))
-
-
 def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
     """Write what `model.save` does, a compiled model as .h5, whole or not at all.
 
@@ -80,19 +62,16 @@ def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    # In memory first: on a disk that fills up, HDF5 itself loses data without an exception.
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        legacy_h5_format.save_model_to_hdf5(model, file)
-        # The state of an optimizer that has done no step. Keras would load it as one without
-        # variables, and the model could not be trained on.
-        del file["optimizer_weights"]
-        for name in ("model_config", "training_config"):
-            file.attrs[name] = json.dumps(portable(json.loads(file.attrs[name])))
-        file.attrs["class_names"] = json.dumps([str(name) for name in class_names])
-        file.attrs["image_size"] = model.input_shape[1:3]
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.write(image.getbuffer())
+    with replacing_hdf5(path, model) as partial:
+        model.save(partial)
+        with h5py.File(partial, "r+") as file:
+            # The state of an optimizer that has done no step. Keras would load it as one without
+            # variables, and the model could not be trained on.
+            del file["optimizer_weights"]
+            for name in ("model_config", "training_config"):
+                file.attrs[name] = json.dumps(portable(json.loads(file.attrs[name])))
+            file.attrs["class_names"] = json.dumps([str(name) for name in class_names])
+            file.attrs["image_size"] = model.input_shape[1:3]
 
 
 def portable(config: Any) -> Any:
@@ -114,7 +93,7 @@ def portable(config: Any) -> Any:
         node["kwargs"].pop("training", None)
     for module in (keras.layers, keras.initializers, keras.optimizers):
         built_in = getattr(module, str(kept.get("class_name")), None)
-        if built_in and built_in is not keras.layers.Rescaling:  # which asks for all its keys
+        if built_in and built_in is not keras.layers.Rescaling:  # whose from_config needs all keys
             parameters = inspect.signature(built_in).parameters
             kept["config"] = {
                 key: value

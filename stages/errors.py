@@ -13,9 +13,9 @@ class PipelineError(Exception):
 
 
 def reason(error: Exception) -> str:
-    """Return what a library's exception says in its first line, or its type if it says nothing.
+    """Return the first line of a library's exception, or its type if it has no message.
 
-    It may quote a file: what would steer a terminal is left out.
+    It may quote a file, so characters that could control a terminal are left out.
     """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return "".join(filter(str.isprintable, line))[:REASON_LIMIT]

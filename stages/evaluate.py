@@ -1,4 +1,4 @@
-"""Stage 7: measure the saved cifar10.h5, loaded by a plain `load_model`, on dev and test."""
+"""Stage 7: measure the saved model, loaded by a plain `load_model`, on dev and test."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from stages.paths import (
     CONFUSION,
     DATASET,
     ENVIRONMENT,
-    HEAD,
+    HEAD_CURVE,
     METRICS,
     MODEL,
     MODEL_CARD,
@@ -43,8 +43,10 @@ def main(params: "Params") -> None:
     x_dev, y_dev, x_test, y_test, names = read_arrays(
         DATASET, "x_dev", "y_dev", "x_test", "y_test", "class_names"
     )
-    (dev_accuracy_after_head,) = read_arrays(HEAD, "dev_accuracy")
-    model = load_model()
+    with reading(HEAD_CURVE), HEAD_CURVE.open(newline="") as file:
+        dev_accuracy_after_head = max(float(row["dev_accuracy"]) for row in csv.DictReader(file))
+    with reading(MODEL):
+        model = keras.models.load_model(MODEL)
     dev, test = (predict(model, x, params.evaluate.batch_size) for x in (x_dev, x_test))
     if not (np.isfinite(dev).all() and np.isfinite(test).all()):
         raise PipelineError(f"{MODEL} gives NaN; train again with a lower fine_tune.learning_rate")
@@ -103,19 +105,6 @@ def model_card(
     )
 
 
-def load_model() -> keras.Model:
-    """Load cifar10.h5; refuse weights that are no numbers, which a ReLU can hide."""
-    with reading(MODEL):
-        model = keras.models.load_model(MODEL)
-    for weight in model.weights:
-        if not np.isfinite(weight).all():
-            raise PipelineError(
-                f"{MODEL}: {weight.path} holds NaN or infinity; train again with a lower "
-                "fine_tune.learning_rate"
-            )
-    return model
-
-
 def rounded(value: Any) -> float:
-    """Return a number with the digits that mean something: more would be the noise of float32."""
+    """Round to six digits: further ones are rounding errors of float32."""
     return round(float(value), 6)

@@ -7,7 +7,8 @@ from stages.data.views import View
 from stages.files import read_arrays, replacing
 from stages.nets.backbone import Backbone
 from stages.paths import DATASET, FEATURES, WEIGHTS, dev_features, train_view
-from stages.runtime import set_up, use_bfloat16
+from stages.runtime import set_up
+from stages.training import cpu
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -17,7 +18,7 @@ def main(params: "Params") -> None:
     """Write data/features: train_view0.npy, train_view1.npy, ..., dev.npy."""
     settings = params.features
     set_up(settings.seed)
-    use_bfloat16()
+    cpu.set_up()
     x_train, x_dev = read_arrays(DATASET, "x_train", "x_dev")
     backbone = Backbone(params.backbone, x_train.shape[1:], WEIGHTS)
     print(backbone, flush=True)

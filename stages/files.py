@@ -20,10 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write to; rename it to `path` if the block succeeds.
 
     What is written may be a file or a folder. If the block raises, what it wrote is removed and
-    whatever stood at `path` before is left as it was.
-
-    Args:
-        path: where the finished output belongs. Its folder is made if it is missing.
+    whatever stood at `path` before is left as it was. A missing folder is made.
 
     Yields:
         A path in the same folder (so that the rename is atomic), with the same suffix, because
@@ -50,11 +47,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what libraries raise over a damaged file into one line.
+def replacing_hdf5(path: Path, model: Any) -> Iterator[Path]:
+    """Do as `replacing` for a file in which Keras stores a model's weights.
 
-    Args:
-        path: what the block reads, an output of an earlier stage.
+    Where the disk is full HDF5 loses data without an exception, or kills the process. So a file
+    that is a little larger is written first, which ends in an ordinary OSError.
+    """
+    with replacing(path) as partial:
+        partial.write_bytes(os.urandom(2**20 + 4 * model.count_params()))
+        yield partial
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what libraries raise over a damaged output of an earlier stage into one line.
 
     Raises:
         PipelineError: it is damaged.
@@ -67,7 +73,7 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # zip, NumPy, HDF5 and Keras each have their own
         if isinstance(error, OSError) and error.filename:
             raise
-        if not path.exists():  # HDF5's OSError does not say so
+        if not path.exists():  # HDF5's OSError has no errno for it
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
         raise PipelineError(f"{path}: damaged ({reason(error)}); run `dvc repro`") from error
 

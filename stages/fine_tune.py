@@ -1,5 +1,6 @@
-"""Stage 6: unfreeze the suffix, train it with the head, save the whole as cifar10.h5."""
+"""Stage 6: unfreeze the suffix, train it with the head, save the whole as one model."""
 
+import json
 from typing import TYPE_CHECKING
 
 from stages import classifier
@@ -7,6 +8,7 @@ from stages.data import activations
 from stages.files import read_arrays
 from stages.nets.backbone import Backbone
 from stages.nets.graph import pooled
+from stages.params import fingerprint
 from stages.paths import (
     CHECKPOINT,
     DATASET,
@@ -17,10 +19,10 @@ from stages.paths import (
     dev_features,
     train_view,
 )
-from stages.runtime import set_up, use_bfloat16
-from stages.training import fit, layers, recipe
+from stages.runtime import description, set_up
+from stages.training import cpu, fit, layers, recipe
 from stages.training.batches import Batches
-from stages.training.checkpoint import Checkpoint, fingerprint
+from stages.training.checkpoint import Checkpoint
 from stages.training.head import load_head, new_head, with_head
 
 if TYPE_CHECKING:
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def main(params: "Params") -> None:
-    """Write cifar10.h5 (raw images in, probabilities out, compiled) and the learning curve."""
+    """Write the model (raw images in, probabilities out, compiled) and the learning curve."""
     settings = params.fine_tune
-    set_up(settings.seed, at_once=2)  # halves of a batch
-    in_bfloat16 = use_bfloat16()
+    set_up(settings.seed)
+    in_bfloat16 = cpu.set_up(at_once=2)  # halves of a batch
     x_dev, y_train, y_dev, names = read_arrays(DATASET, "x_dev", "y_train", "y_dev", "class_names")
     views = [activations.load(train_view(number)) for number in range(params.features.views)]
     train = Batches(
-        views, y_train, len(names), settings.batch_size, settings.seed, settings.cutmix_share
+        views, y_train, len(names), settings.batch_size, settings.seed, settings.cutmix_fraction
     )
     dev = Batches([activations.load(dev_features())], y_dev, len(names), settings.batch_size)
 
@@ -51,7 +53,8 @@ def main(params: "Params") -> None:
         metrics=["accuracy"],
         jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
-    checkpoint = Checkpoint(CHECKPOINT, fingerprint("fine_tune", params))
+    depends_on = fingerprint("fine_tune", params) + json.dumps(description())
+    checkpoint = Checkpoint(CHECKPOINT, depends_on)
     dev_accuracy = fit.fit(
         model,
         train,
@@ -62,7 +65,7 @@ def main(params: "Params") -> None:
         checkpoint=checkpoint,
     )
     if in_bfloat16:
-        classifier.round_kernels(suffix)
+        cpu.round_kernels(suffix)
     layers.copy_weights(suffix, backbone.suffix)
     model = classifier.classifier(backbone.on_raw_images(), head, settings.test_time_flip)
     classifier.save(model, MODEL, names)

@@ -1,28 +1,18 @@
 """The schema of params.yaml: every key, its type, its range. Checked whole before any work."""
 
 import difflib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from dvc.utils.serialize import loads_yaml
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
+from ruamel.yaml import YAML
 
 from stages.errors import PipelineError, reason
-from stages.nets.applications import APPLICATIONS
 
 PARAMS = Path("params.yaml")
 DVC_YAML = Path("dvc.yaml")
-
-
-def _known_application(name: str) -> str:
-    if name not in APPLICATIONS:
-        near = difflib.get_close_matches(name, APPLICATIONS, 3, cutoff=0.0)
-        raise ValueError(
-            "expected an application in keras.applications (`make backbones` lists them); nearest: "
-            + ", ".join(near)
-        )
-    return name
 
 
 def _cut(value: Any) -> Any:
@@ -35,7 +25,7 @@ def _cut(value: Any) -> Any:
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Share = Annotated[Number, Field(ge=0, lt=1)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Rate = Annotated[Number, Field(gt=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
@@ -55,20 +45,12 @@ class Download(_Section):
 class Backbone(_Section):
     """Which net, how much of it, its weights, and where it is cut."""
 
-    name: Annotated[str, AfterValidator(_known_application)]
-    image_size: Annotated[int, Field(strict=True, le=1024)]
+    name: str
+    image_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
     weights: Annotated[str, Field(min_length=1)]
     sha256: dict[str, Digest]
     last_layer: Annotated[str, Field(min_length=1)]
     cut: Annotated[str | float, BeforeValidator(_cut)]
-
-    @pydantic.field_validator("image_size")
-    @classmethod
-    def _large_enough(cls, image_size: int, info: pydantic.ValidationInfo) -> int:
-        name = info.data.get("name")
-        if name and image_size < APPLICATIONS[name].minimum_size:
-            raise ValueError(f"expected {APPLICATIONS[name].minimum_size} or more for {name}")
-        return image_size
 
 
 class Preprocess(_Section):
@@ -104,11 +86,11 @@ class FineTune(_Section):
     batch_size: Count
     optimizer: Literal["adamw", "muon"]
     learning_rate: Rate
-    weight_decay: Share
-    label_smoothing: Share
-    cutmix_share: Annotated[Number, Field(ge=0, le=1)]
+    weight_decay: Fraction
+    label_smoothing: Fraction
+    cutmix_fraction: Annotated[Number, Field(ge=0, le=1)]
     batch_norm: Literal["frozen", "adapting"]
-    batch_norm_momentum: Share
+    batch_norm_momentum: Fraction
     test_time_flip: Annotated[bool, Field(strict=True)]
     seed: Seed
 
@@ -148,7 +130,7 @@ def load(path: Path = PARAMS) -> Params:
     """
     try:
         # As DVC reads it: 010 is ten, and no key may stand twice. YAML 1.1 has eight there.
-        content = loads_yaml(path.read_text(encoding="utf-8"))
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except OSError:
         raise
     except Exception as error:  # of the scalars' constructors too: KeyError, IndexError, ...
@@ -164,8 +146,8 @@ def load(path: Path = PARAMS) -> Params:
 
 
 def definition(stage: str) -> dict[str, Any]:
-    """Return what dvc.yaml, in the current folder, says of a stage."""
-    return loads_yaml(DVC_YAML.read_text(encoding="utf-8"))["stages"][stage]
+    """Return a stage's definition in dvc.yaml, in the current folder."""
+    return YAML(typ="safe").load(DVC_YAML.read_text(encoding="utf-8"))["stages"][stage]
 
 
 def of_stage(stage: str, params: Params) -> dict[str, Any]:
@@ -179,8 +161,21 @@ def of_stage(stage: str, params: Params) -> dict[str, Any]:
     return values
 
 
+def fingerprint(stage: str, params: Params) -> str:
+    """Return as text what a stage's result depends on, but for the environment.
+
+    That is its settings, and the files that dvc.yaml names as its dependencies, which may be many
+    gigabytes, by size and time of last change.
+    """
+    files: list[Path] = []
+    for path in map(Path, definition(stage)["deps"]):
+        files += [path] if path.is_file() else sorted(path.glob("*.*"))
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return json.dumps([of_stage(stage, params), states])
+
+
 def _explained(fault: Any) -> str:
-    """Say in a few words what pydantic has found wrong with a key."""
+    """Return in a few words what pydantic has found wrong with a key."""
     key = ".".join(map(str, fault["loc"])) or "the file"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if fault["type"] == "missing":

@@ -19,7 +19,7 @@ def main(params: "Params") -> None:
 
     The first has x_train, x_dev, x_test: uint8 (n, 32, 32, 3); y_train, y_dev, y_test: uint8 (n,);
     class_names: str (10,). Train and dev divide the archive's training images; test is in the
-    archive's order. The second, int64 (n,), says which of the training images those of dev are.
+    archive's order. The second, int64 (n,), is the indices of dev among the training images.
     """
     data = archive.read(ARCHIVE)
     train, dev = stratified_split(
@@ -44,15 +44,9 @@ def main(params: "Params") -> None:
 def stratified_split(
     labels: archive.Labels, dev_fraction: float, seed: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Divide indices into train and dev, each class in the same proportion.
+    """Divide the indices of labels (n,) into train and dev, each ascending, stratified by class.
 
-    Args:
-        labels: (n,) class of each image.
-        dev_fraction: share of each class that goes to dev, in (0, 1); rounded to whole images.
-        seed: of the random choice.
-
-    Returns:
-        Indices of train and of dev, each ascending; together they are 0 to n-1.
+    Of each class `dev_fraction`, in (0, 1), goes to dev, rounded to whole images.
 
     Raises:
         PipelineError: a class would be empty in one of the two.

@@ -20,7 +20,7 @@ from stages.paths import DATASET, DEV_INDEX, PROBABILITIES, REPORT
 if TYPE_CHECKING:
     from stages.params import Params
 
-ROWS, COLUMNS = 5, 8  # of images in a picture
+ROWS, COLUMNS = 8, 5  # of images in a picture
 
 
 def main(params: "Params") -> None:
@@ -38,7 +38,7 @@ def main(params: "Params") -> None:
     part = np.repeat(["dev", "test"], [len(dev), len(test)])
     images, labels = np.concatenate([x_dev, x_test]), np.concatenate([y_dev, y_test])
     probabilities = np.concatenate([dev, test])
-    said, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     suspects = label_suspects(probabilities, labels)
     mistakes = suspects[np.argsort(-confidence[suspects], kind="stable")]
     mistakes = mistakes[part[mistakes] == "test"]
@@ -47,14 +47,14 @@ def main(params: "Params") -> None:
         table = csv.writer(file)
         table.writerow(["part", "index", "label", "predicted", "self_confidence", "confidence"])
         for i in suspects:
-            shares = (f"{share:.6f}" for share in (probabilities[i, labels[i]], confidence[i]))
-            table.writerow([part[i], index[i], names[labels[i]], names[said[i]], *shares])
+            numbers = (f"{p:.6f}" for p in (probabilities[i, labels[i]], confidence[i]))
+            table.writerow([part[i], index[i], names[labels[i]], names[predicted[i]], *numbers])
     with mpl.style.context("default"):  # a user's own matplotlibrc changes nothing
         for name, ranked in (("mistakes", mistakes), ("label_suspects", suspects)):
             chosen = ranked[: ROWS * COLUMNS]
             captions = [
                 f"{part[i]} {index[i]}: {names[labels[i]]}\n"
-                f"predicted {names[said[i]]} {confidence[i]:.3f}"
+                f"predicted {names[predicted[i]]} {confidence[i]:.3f}"
                 for i in chosen
             ]
             save(drawn_images(images[chosen], captions), REPORT / f"{name}.png")
@@ -74,12 +74,8 @@ def label_suspects(probabilities: npt.NDArray, labels: npt.NDArray) -> npt.NDArr
     model, ranks as high as one with a wrong label. It excludes training images, which the
     model was fitted to, and is biased on dev, on which the settings were chosen.
 
-    Args:
-        probabilities: (n, classes), of images that the model was not trained on.
-        labels: (n,) integers in [0, classes).
-
     Returns:
-        Indices of those labels that differ from the predicted class: (m,), m <= n.
+        Indices of those labels (n,) that differ from the predicted class: (m,), m <= n.
     """
     self_confidence = probabilities[np.arange(len(labels)), labels]
     ranked = np.argsort(self_confidence, kind="stable")
@@ -87,9 +83,8 @@ def label_suspects(probabilities: npt.NDArray, labels: npt.NDArray) -> npt.NDArr
 
 
 def drawn_images(images: npt.NDArray, captions: list[str]) -> Figure:
-    """Draw up to ROWS * COLUMNS images, uint8 (n, 32, 32, 3), enlarged, each under its caption."""
-    figure = Figure(figsize=(12, 9))
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.95)
+    """Draw up to ROWS * COLUMNS images, uint8 (n, height, width, 3), each under its caption."""
+    figure = Figure(figsize=(9, 13), layout="constrained")
     grid = figure.subplots(ROWS, COLUMNS).ravel()
     for axes in grid:
         axes.axis("off")

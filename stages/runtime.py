@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 from importlib import metadata
@@ -23,69 +24,40 @@ VARIABLES = (
 )
 
 
-def set_up(seed: int, at_once: int = 1) -> None:
-    """Hold this process to the same bits in every run, and print what it runs on.
+def set_up(seed: int) -> None:
+    """Make this process reproducible, and print what it runs on.
 
     Seeds Python, NumPy and TensorFlow, and lets TensorFlow use only reproducible operations. The
     same machine then gives the same bits; another processor may round otherwise. TensorFlow gets as
     many threads as there are processors, unless it has computed already.
-
-    Args:
-        seed: any integer from 0 on.
-        at_once: how many large operations can run at the same time. With no more processors than
-            that, each has one thread; else all share all of them.
     """
     count = loky.cpu_count()
     with contextlib.suppress(RuntimeError):  # it has computed already, as it can have in a test
-        tf.config.threading.set_intra_op_parallelism_threads(1 if count <= at_once else count)
+        tf.config.threading.set_intra_op_parallelism_threads(count)
         tf.config.threading.set_inter_op_parallelism_threads(count)
-    # A user's ~/.keras/keras.json may say otherwise.
+    # Keras warns that the saved model is an .h5, and that a loaded one has no metrics yet.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    # A user's ~/.keras/keras.json may set others.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     print(json.dumps(description()))
-    print(f"computes on {device()}", flush=True)
+    cpu = f"the CPU, {count} threads"
+    print(f"computes on {', '.join(gpus()) or cpu}", flush=True)
 
 
-def use_bfloat16() -> bool:
-    """Let TensorFlow convolve in bfloat16 where the processor has instructions for it.
-
-    Weights, sums and statistics stay float32 (Kalamkar et al. 2019,
-    https://arxiv.org/abs/1905.12322). Elsewhere bfloat16 would be emulated, so nothing changes.
-
-    Returns:
-        Whether it does.
-    """
-    instructions = description()["instructions"].split()
-    if "avx512_bf16" not in instructions or tf.config.list_physical_devices("GPU"):
-        return False
-    # In oneDNN this one is slower in bfloat16 than in float32, by a factor of four.
-    os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"] = (
-        "DepthwiseConv2dNativeBackpropInput"
-    )
-    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
-    print("convolutions in bfloat16", flush=True)
-    return True
-
-
-def device() -> str:
-    """Name what TensorFlow computes on. With a GPU it has not been run."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        return ", ".join(gpu.name for gpu in gpus)
-    return f"the CPU, {loky.cpu_count()} threads"
+def gpus() -> list[str]:
+    """Name the GPUs that TensorFlow computes on, if any. With one this has not been run."""
+    return [gpu.name for gpu in tf.config.list_physical_devices("GPU")]
 
 
 def description() -> dict[str, Any]:
     """Return the environment of this process, the same in every run on the same machine.
 
-    Returns:
-        Versions of Python and of the packages that compute; the system; the processor's model and
-        the instruction sets that matter for rounding; how many processors this process may use, by
-        its affinity, a container's CPU quota or LOKY_MAX_CPU_COUNT; the environment variables that
-        choose how it computes.
+    Processors are those that this process may use, by its affinity, a container's CPU quota or
+    LOKY_MAX_CPU_COUNT.
     """
     processor = _first_processor()
     flags = (processor.get("flags") or processor.get("Features") or "").split()
@@ -101,7 +73,7 @@ def description() -> dict[str, Any]:
 
 
 def _first_processor() -> dict[str, str]:
-    """Return what Linux tells of its first processor, {} elsewhere."""
+    """Return the first entry of /proc/cpuinfo, {} where there is none."""
     try:
         first = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0]
     except OSError:
@@ -111,15 +83,10 @@ def _first_processor() -> dict[str, str]:
 
 
 def predict(model: keras.Model, x: npt.NDArray, batch_size: int) -> npt.NDArray[np.float32]:
-    """Return what `model.predict` does, at once.
+    """Return what `model.predict` does, sooner.
 
-    Given an array, that one makes a dataset which tf.data tunes while it runs, and in the end waits
-    for the tuner's sleep: 17 s after 24 s of work (TensorFlow 2.21.0, one run).
-
-    Args:
-        model: with one input and one output.
-        x: its input, (n, ...).
-        batch_size: rows at a time.
+    Given an array, `predict` makes a dataset which tf.data tunes while it runs, and in the end
+    waits for the tuner's sleep: 17 s after 24 s of work (TensorFlow 2.21.0, one run).
     """
     starts = range(0, len(x), batch_size)
     return np.concatenate([model.predict_on_batch(x[i : i + batch_size]) for i in starts])

@@ -9,8 +9,8 @@ from stages.data import activations
 from stages.files import read_arrays
 from stages.nets.backbone import Backbone
 from stages.paths import DATASET, HEAD, HEAD_CURVE, WEIGHTS, dev_features, train_view
-from stages.runtime import predict, set_up, use_bfloat16
-from stages.training import fit, recipe
+from stages.runtime import predict, set_up
+from stages.training import cpu, fit, recipe
 from stages.training.batches import Batches
 from stages.training.head import new_head, save_head
 
@@ -24,7 +24,7 @@ def main(params: "Params") -> None:
     """Write data/head/head.npz (kernel and bias) and its learning curve."""
     settings = params.train_head
     set_up(settings.seed)
-    use_bfloat16()
+    cpu.set_up()
     x_dev, y_train, y_dev, names = read_arrays(DATASET, "x_dev", "y_train", "y_dev", "class_names")
     frozen = Backbone(params.backbone, x_dev.shape[1:], WEIGHTS).frozen_suffix()
     # The frozen suffix's output is fixed too: once for each image, and the head trains in seconds.
@@ -54,5 +54,5 @@ def main(params: "Params") -> None:
         curve=HEAD_CURVE,
         key="train_head",
     )
-    save_head(head, dev_accuracy, HEAD)
+    save_head(head, HEAD)
     print(f"head alone: accuracy on dev {dev_accuracy:.4f}")

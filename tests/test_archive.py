@@ -5,6 +5,7 @@ import gzip
 import io
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,7 @@ batch = functools.partial(edit, "data_batch_3")
         (batch(data=np.zeros((2, 3072), "float32")), "data is float32 (2, 3072), not uint8"),
         (batch(data=np.zeros((2, 3072), object)), "data is object (2, 3072), not uint8"),
         (batch(data=[[0] * 3072] * 2), "data is list"),
-        (
-            edit("batches.meta", label_names=[b"cat"]),
-            "batches.meta: expected a file of CIFAR-10: l",
-        ),
+        (edit("batches.meta", label_names=[b"cat"]), "batches.meta: expected a file of CIFAR-10"),
         (edit("batches.meta", label_names=[b"cat"] * 10), "label_names"),
         (edit("batches.meta", label_names=[*range(10)]), "label_names"),
         (lambda c: c.clear(), "lacks data_batch_1, data_batch_2"),
@@ -121,10 +119,16 @@ def test_what_is_not_cifar10s_is_named(path: Path, change: Any, said: str) -> No
 def test_what_is_no_whole_archive_is_named(path: Path) -> None:
     whole = packed(files())
     zipped = gzip.compress(whole)
-    for cut in (zipped[:0], zipped[:9], whole[:100], b"no tar" * 999):
-        assert "damaged" in fault(path, cut)
+    wanted = "; expected a tar file, compressed at most once: all of cifar-10-python.tar.gz, with"
+    for cut in (zipped[:0], whole[:100], b"no tar" * 999):
+        assert f": an unknown format{wanted}" in fault(path, cut)
     for cut in (zipped[: len(zipped) // 2], whole[: len(whole) // 2]):
         assert "data_batch_" in fault(path, cut)
+    with zipfile.ZipFile(path, "w") as other:
+        other.writestr("test_batch", files()["test_batch"])
+    assert f": a zip file{wanted}" in fault(path, path.read_bytes())
+    assert f": a gzip file without a tar{wanted}" in fault(path, gzip.compress(zipped))
+    assert "damaged" in fault(path, zipped[:9])
     link = tarfile.TarInfo("test_batch")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     assert "test_batch: expected a file of CIFAR-10: it is no plain" in fault(path, link.tobuf())
@@ -135,11 +139,8 @@ def test_what_is_no_whole_archive_is_named(path: Path) -> None:
         archive.read(path)
 
 
-CALLS = [
-    "c{}\n{}\n(Vx\ntR.",
-    "V{}\nV{}\n\x93(Vx\ntR.",
-    "(Vx\ni{}\n{}\n.",
-]  # three opcodes that import
+# Three opcodes that import.
+CALLS = ["c{}\n{}\n(Vx\ntR.", "V{}\nV{}\n\x93(Vx\ntR.", "(Vx\ni{}\n{}\n."]
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -149,4 +150,4 @@ CALLS = [
 )
 def test_a_pickle_may_call_nothing(path: Path, call: str, module: str, name: str) -> None:
     content = files() | {"data_batch_1": call.format(module, name).encode("latin-1")}
-    assert f"it asks for '{module}.{name}'" in fault(path, packed(content))
+    assert f"it refers to '{module}.{name}'" in fault(path, packed(content))

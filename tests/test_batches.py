@@ -69,7 +69,7 @@ def test_seed_and_epoch_decide_the_order_and_what_is_mixed(share: float) -> None
     view = np.arange(500, dtype=np.float16).reshape(-1, 1, 1, 1) * np.ones((6, 6, 1), np.float16)
 
     def seeded(seed: int) -> Batches:
-        return Batches([view], np.zeros(500, int), 2, 100, seed, cutmix_share=share)
+        return Batches([view], np.zeros(500, int), 2, 100, seed, cutmix_fraction=share)
 
     def images(batches: Batches) -> np.ndarray:
         return np.concatenate([x for x, _ in batches])
@@ -93,7 +93,7 @@ def test_no_two_draws_share_their_random_numbers(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(np.random, "default_rng", noted)
     images = np.zeros((40, 2, 2, 1), np.float16)
-    batches = Batches([images], np.zeros(40, int), 2, 10, seed=1, cutmix_share=1.0)
+    batches = Batches([images], np.zeros(40, int), 2, 10, seed=1, cutmix_fraction=1.0)
     for _ in range(2):
         assert len(list(batches)) == 4
     assert len(seeds) == len(set(seeds)) == 2 + 2 * 4 * 2  # orders; for each batch two draws

@@ -1,4 +1,4 @@
-"""The plain scripts: named settings, the plot, the comparison with Keras's guide, `make verify`."""
+"""The plain scripts: presets, the plot, the comparison with Keras's guide, `make verify`."""
 
 import csv
 import re
@@ -9,12 +9,13 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import yaml
+from keras import Sequential, layers
 
-from bench import clone, compare, guide, plot, point, seeds, verify
+from bench import clone, compare, guide, plot, preset, seeds, verify
 from stages import params
 from tests.conftest import PROJECT, Project
 
-HEADER = "point,minutes,dev,val_accuracy\n"
+HEADER = "preset,minutes,dev,val_accuracy\n"
 LOCK = """
 schema: '2.0'
 stages:
@@ -33,12 +34,12 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def run_point(project: Project, name: str) -> tuple[int, str]:
-    run = project.run(sys.executable, "-m", "bench.point", name, PYTHONPATH=str(PROJECT))
+def run_preset(project: Project, name: str) -> tuple[int, str]:
+    run = project.run(sys.executable, "-m", "bench.preset", name, PYTHONPATH=str(PROJECT))
     return run.returncode, run.stdout + run.stderr
 
 
-def test_dvc_takes_over_every_value_of_named_settings(
+def test_dvc_takes_over_a_preset_and_leaves_what_is_the_users_to_say(
     fresh: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = fresh.copy(tmp_path)
@@ -46,20 +47,21 @@ def test_dvc_takes_over_every_value_of_named_settings(
     (project.folder / "dvc.yaml").write_text("stages: {evaluate: {cmd: 'true'}}\n")
     project.run("git", "commit", "-qam", "a pipeline that computes nothing")
     own = {"sha256": {"mine": "0" * 64}}
-    project.set(backbone=own, fine_tune={"epochs": 9})
+    project.set(backbone=own, fine_tune={"epochs": 9}, gate={"minimum": 0.5})
     for name in ("accurate", "fastest"):
-        status, said = run_point(project, name)
+        status, said = run_preset(project, name)
         assert status == 0, said
         now = yaml.safe_load((project.folder / "params.yaml").read_text())
-        for key, value in point.settings(name).items():
+        for key, value in preset.settings(name).items():
             section, setting = key.split(".")
             assert now[section][setting] == value, key
-        assert now["backbone"].items() >= own.items(), "what is accepted is the user's to say"
+        assert now["backbone"].items() >= own.items()
+        assert now["gate"] == {"minimum": 0.5}
 
 
 def test_an_unknown_name_is_one_line(fresh: Project) -> None:
-    status, said = run_point(fresh, "fast")
-    expected = "error: POINT = 'fast': expected one of default, accurate, quick, fastest\n"
+    status, said = run_preset(fresh, "fast")
+    expected = "error: PRESET = 'fast': expected one of default, accurate, quick, fastest\n"
     assert (status, said) == (1, expected)
 
 
@@ -127,12 +129,8 @@ def test_where_a_clone_finds_the_archive(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_guide_trains_all_but_batch_normalization() -> None:
-    import keras
-
-    net = keras.Sequential(
-        [keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), keras.layers.Flatten()]
-    )
-    model = keras.Sequential([net, keras.layers.Dense(10, activation="softmax")])
+    net = Sequential([layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten()])
+    model = Sequential([net, layers.Dense(10, activation="softmax")])
     x = np.random.default_rng(0).random((8, 6, 6, 3))
     model(x)
     net.trainable = False
@@ -140,11 +138,15 @@ def test_the_guide_trains_all_but_batch_normalization() -> None:
     model.compile("sgd", guide.LOSS, jit_compile=False)
     before = net.get_weights()
     model.train_on_batch(x, np.arange(8))
-    kernel, _, *batch_norm = (
-        np.array_equal(*pair) for pair in zip(before, net.get_weights(), strict=True)
-    )
+    kernel, _, *batch_norm = map(np.array_equal, before, net.get_weights())
     assert not kernel
     assert batch_norm == [True] * 4
+
+
+def test_the_guide_is_measured_on_the_mirror_image_too() -> None:
+    x = np.array([[[[0], [3]]]], "float32")
+    parts = Sequential([layers.Flatten()]), layers.Identity()
+    assert guide.accuracy(*parts, x, np.array([0])) == 1  # both classes alike; the image alone is 1
 
 
 @pytest.mark.faults

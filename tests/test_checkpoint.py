@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import shutil
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import params
-from stages.training.checkpoint import Checkpoint, fingerprint
+from stages.training.checkpoint import Checkpoint
 
-PROJECT = Path(__file__).resolve().parents[1]
 ARRAYS = {"variable0": np.arange(20.0), "best": np.ones(3, "f4"), "curve": np.array("[{}]")}
 
 
@@ -59,32 +55,3 @@ def test_a_damaged_one_is_none_or_what_was_written(
     assert found.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(found[name], array)
-
-
-def test_the_fingerprint_differs_when_anything_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(PROJECT / "dvc.yaml", "dvc.yaml")
-    settings = params.load(PROJECT / "params.yaml")
-    for path in map(Path, params.definition("fine_tune")["deps"]):
-        file = path if path.suffix else path / "a.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("as it was")
-
-    def now(section: str = "gate", **changes: object) -> str:
-        changed = getattr(settings, section).model_copy(update=changes)
-        return fingerprint("fine_tune", settings.model_copy(update={section: changed}))
-
-    assert now() == now("gate", minimum=0.123)  # fine-tuning does not depend on it
-    prints = [now(), now("fine_tune", seed=9)]
-    for path in (p for p in tmp_path.rglob("*") if p.is_file() and p.name != "dvc.yaml"):
-        path.write_text("as it is now")
-        prints.append(now())
-    Path("stages/training/new.py").touch()
-    prints.append(now())
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    prints.append(now())
-    monkeypatch.setattr(metadata, "version", lambda _: "9.9")
-    prints.append(now())
-    assert len(set(prints)) == len(prints) > 8

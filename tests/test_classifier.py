@@ -50,19 +50,6 @@ def head_of_numbers() -> keras.layers.Dense:
     return head
 
 
-def test_kernels_are_rounded_to_bfloat16_and_nothing_else() -> None:
-    """It has 8 binary digits: the neighbours of 1 + 3/512 are 1 and 1 + 1/128."""
-    net = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(1, 1)])
-    net.add(keras.layers.BatchNormalization())
-    before = [np.full(w.shape, 1 + 3 / 512, np.float32) for w in net.weights]
-    net.set_weights(before)
-    classifier.round_kernels(net)
-    kernel, *others = net.get_weights()
-    assert kernel.tolist() == [[[[1 + 1 / 128], [1 + 1 / 128]]]]
-    for now, then in zip(others, before[1:], strict=True):
-        np.testing.assert_array_equal(now, then)
-
-
 def test_it_equals_its_parts_and_in_a_fresh_process_it_loads_and_trains_on(tmp_path: Path) -> None:
     below, head = backbone(), head_of_numbers()
 

@@ -68,11 +68,11 @@ def test_the_image_size_does_not_change_what_is_chosen(size: int) -> None:
     """At 80 and 112 px maps are rounded up, which would make the last layers weigh more."""
     other = net("MobileNetV2", size)
     assert cut.choose(other, 0.4) == "block_5_add"
-    at_96 = list(cut.frozen_share(net("MobileNetV2")).values())
-    np.testing.assert_allclose(list(cut.frozen_share(other).values()), at_96)
+    at_96 = list(cut.frozen_fraction(net("MobileNetV2")).values())
+    np.testing.assert_allclose(list(cut.frozen_fraction(other).values()), at_96)
 
 
-def test_the_frozen_share_is_that_of_the_multiplications() -> None:
+def test_the_frozen_fraction_is_that_of_the_multiplications() -> None:
     x = image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, padding="same", name="a")(x)  # 8 * 8 * 3 * 3 * 3 * 4 = 6912
     x = keras.layers.BatchNormalization(name="none")(x)
@@ -81,7 +81,7 @@ def test_the_frozen_share_is_that_of_the_multiplications() -> None:
     x = keras.layers.Dense(2, name="d")(x)  # 16 * 16 = 256
     total = 6912 + 576 + 1088 + 256
     small = keras.Model(image, x)
-    shares = cut.frozen_share(small)
+    shares = cut.frozen_fraction(small)
     assert list(shares) == ["a", "none", "b", "c", "d"]
     assert [round(s * total) for s in shares.values()] == [6912, 6912, 7488, 8576, 8832]
     assert cut.choose(small, 0.95) == "b"  # 0.848 is far below, and none is nearer
@@ -90,7 +90,7 @@ def test_the_frozen_share_is_that_of_the_multiplications() -> None:
 @settings(max_examples=20)
 @given(share=st.floats(0, 1))
 def test_every_share_chooses_a_cut_that_keeps_it(share: float) -> None:
-    shares = cut.frozen_share(net("MobileNetV2"))
+    shares = cut.frozen_fraction(net("MobileNetV2"))
     chosen = cut.choose(net("MobileNetV2"), share)
     assert shares[chosen] <= share or chosen == next(iter(shares))
     assert shares[chosen] >= min(share - cut.WINDOW, max(shares.values())) - 1e-9

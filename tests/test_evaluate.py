@@ -20,7 +20,7 @@ from stages.paths import (
     CONFUSION,
     DATASET,
     ENVIRONMENT,
-    HEAD,
+    HEAD_CURVE,
     METRICS,
     MODEL,
     MODEL_CARD,
@@ -35,10 +35,10 @@ NAMES = np.array([f"class {label}" for label in range(10)])
 
 @pytest.fixture(autouse=True)
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the current folder: 200 test images without class 9, 20 dev images, a head, a model."""
+    """In the current folder: 200 test images without class 9, 20 dev images, a model."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(1)
-    for path in (ARCHIVE, DATASET, HEAD, WEIGHTS):
+    for path in (ARCHIVE, DATASET, HEAD_CURVE, WEIGHTS):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
     with h5py.File(WEIGHTS, "w") as file:
@@ -51,11 +51,11 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         y_test=rng.integers(0, 9, 200, np.uint8),
         class_names=NAMES,
     )
-    np.savez(HEAD, dev_accuracy=np.float64(0.25))
+    HEAD_CURVE.write_text("epoch,dev_accuracy\n1,0.25\n2,0.2\n")
     write_model()
 
 
-def write_model(factor: float = 0.02, bias: float = 0.0) -> keras.Model:
+def write_model(factor: float = 0.02) -> keras.Model:
     """Write a model that looks at the mean colour, by a layer `logits` with random weights."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
@@ -67,7 +67,7 @@ def write_model(factor: float = 0.02, bias: float = 0.0) -> keras.Model:
         ]
     )
     kernel, _ = model.get_layer("logits").get_weights()
-    model.get_layer("logits").set_weights([kernel * factor, np.full(10, bias)])
+    model.get_layer("logits").set_weights([kernel * factor, np.zeros(10)])
     model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
     model.save(MODEL)
     return model
@@ -137,20 +137,12 @@ def test_the_committed_card_says_what_the_committed_metrics_do() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("factor", "bias", "said"),
-    [
-        (1.0, np.nan, "cifar10.h5: .*logits/bias holds NaN or infinity; train again with a lower"),
-        (np.inf, 0.0, "cifar10.h5: .*logits/kernel holds NaN or infinity; train again"),
-        (1e38, 0.0, "cifar10.h5 gives NaN; train again with a lower fine_tune.learning_rate"),
-    ],
-)
-def test_a_model_that_gives_no_numbers_is_not_measured(
-    factor: float, bias: float, said: str
-) -> None:
-    write_model(factor, bias)
+def test_a_model_that_gives_no_numbers_is_not_measured() -> None:
+    write_model(factor=1e38)
     METRICS.write_text("of the run before")
-    with pytest.raises(PipelineError, match=said):
+    with pytest.raises(
+        PipelineError, match=r"cifar10\.h5 gives NaN; train again with a lower fine_"
+    ):
         evaluate.main(ALL)
     assert METRICS.read_text() == "of the run before"
 

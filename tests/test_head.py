@@ -25,8 +25,7 @@ def test_a_head_survives_its_file_and_another_nets_head_is_refused(tmp_path: Pat
     assert not np.any(head.kernel)
     kernel = np.random.default_rng(1).normal(size=(7, 10)).astype(np.float32)
     head.set_weights([kernel, np.arange(10)])
-    save_head(head, 0.5, path)
-    assert np.load(path)["dev_accuracy"] == 0.5
+    save_head(head, path)
     same = head_for(7)
     load_head(path, same)
     np.testing.assert_array_equal(same.kernel, kernel)

@@ -19,10 +19,15 @@ def test_an_unknown_stage_is_named(fresh: Project) -> None:
 
 def test_every_stage_checks_the_whole_of_params_yaml_first(fresh: Project, tmp_path: Path) -> None:
     project = fresh.copy(tmp_path)
-    project.set(gate={"minimun": 0.9})
-    for stage in ("check", "download"):
-        said = one_line(project.stage(stage))
-        assert said == "error: params.yaml: unknown key gate.minimun; nearest: gate.minimum"
+    for change, expected in (
+        ({"image_size": 16}, "backbone.image_size = 16: expected 32 or more for VGG16"),
+        ({"name": "VGG"}, "backbone.name = 'VGG': expected an application in keras.applications"),
+        ({"nome": "VGG16"}, "unknown key backbone.nome; nearest: backbone.name"),
+    ):
+        project.set(backbone=change)
+        for stage in ("check", "download"):
+            said = one_line(project.stage(stage))
+            assert said.startswith(f"error: params.yaml: {expected}")
     (project.folder / "params.yaml").unlink()
     assert one_line(project.stage("gate")).startswith("error: params.yaml is missing; ")
 

@@ -75,8 +75,11 @@ def test_what_a_change_reruns(project: Project) -> None:
     assert edit("data/views.py") == ["features"]
     assert edit("training/recipe.py") == ["train_head", "fine_tune"]
     assert edit("training/head.py") == ["train_head", "fine_tune"]
+    assert edit("training/cpu.py") == ["features", "train_head", "fine_tune"]  # it has bfloat16
     assert edit("classifier.py") == ["fine_tune"]
     assert edit("nets/cut.py") == ["features", "train_head", "fine_tune"]
+    project.set(backbone={"image_size": 64})  # of the same weights
+    assert reruns() == ["features", "train_head", "fine_tune", "evaluate"]
     project.set(features={"views": 3})
     assert reruns() == ["features", "fine_tune"]
 
@@ -152,9 +155,9 @@ def test_what_is_damaged_or_missing_is_named_and_comes_back(project: Project) ->
     activations.write_bytes(activations.read_bytes()[:5000])
     said = one_line(project.stage("train_head"))
     assert re.fullmatch(r"error: data/features/dev\.npy: damaged \(.*\); run `dvc repro`", said)
-    (project.folder / "data/head/head.npz").unlink()
+    (project.folder / "data/head/curve.csv").unlink()
     said = one_line(project.stage("evaluate"))
-    assert said.startswith("error: data/head/head.npz is missing; `dvc repro` makes outputs")
+    assert said.startswith("error: data/head/curve.csv is missing; `dvc repro` makes outputs")
     assert project.repro() == []
     assert project.outputs() == expected
     assert "up to date" in project.dvc("status").stdout
@@ -198,7 +201,7 @@ def test_a_second_run_in_a_folder_waits_and_says_for_whom(slow_gate: Project) ->
     with slow_gate.start("python3", "-m", "stages", "gate") as first:
         slow_gate.wait_until((slow_gate.folder / "here").exists)
         with slow_gate.start("python3", "-m", "stages", "download") as second:
-            said = f"data: waits for gate, process {first.pid}\n"
+            said = f"waiting for stage gate (pid {first.pid})\n"
             slow_gate.wait_until(lambda: slow_gate.log.read_text() == said)
             assert second.poll() is None
             (slow_gate.folder / "go").touch()

@@ -76,6 +76,5 @@ def test_pictures_are_the_same_bytes_whatever_the_users_style(
     monkeypatch.setitem(mpl.rcParams, "font.size", 20)
     report.main(ALL)
     assert {name: (REPORT / name).read_bytes() for name in PICTURES} == first
-    # Three images and captions are more than the grid without any.
-    assert imread(REPORT / "mistakes.png").shape == (900, 1200, 4)
+    assert imread(REPORT / "mistakes.png").shape[1] <= 1000  # to fit in what `dvc plots show` makes
     assert first["mistakes.png"] != first["label_suspects.png"]

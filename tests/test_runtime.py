@@ -12,7 +12,6 @@ from unittest import mock
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from stages import runtime
 
@@ -43,7 +42,9 @@ def test_a_run_is_the_same_whatever_the_user_has_set(tmp_path: Path) -> None:
 
     said = lines()
     assert json.loads(said[0]) == runtime.description()
-    assert said[1] == f"computes on {runtime.device()}"
+    assert re.fullmatch(
+        r"computes on (the CPU, [1-9]\d* threads|/physical_device:GPU:0.*)", said[1]
+    )
     assert said[2] == "tensorflow channels_last float32"
     assert said[4] == "set()"
     home = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax", "KERAS_MAX_EPOCHS": "1"}
@@ -72,62 +73,9 @@ def test_it_names_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> N
     assert found["processor"]
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow sees a GPU")
-def test_without_a_gpu_the_cpu_is_named() -> None:
-    assert re.fullmatch(r"the CPU, [1-9]\d* threads", runtime.device())
-
-
-THREADS = """
-from unittest import mock
-from tensorflow.config.threading import get_inter_op_parallelism_threads as between
-from tensorflow.config.threading import get_intra_op_parallelism_threads as within
-from stages import runtime
-for count, at_once in ((1, 1), (2, 1), (2, 2), (3, 2)):
-    with mock.patch("loky.cpu_count", lambda: count):
-        runtime.set_up(7, at_once)
-    print([within(), between()])
-"""
-
-
-def test_there_are_as_many_threads_as_processors() -> None:
-    arguments = [sys.executable, "-c", THREADS]
-    said = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
-    lines = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("[")]
-    assert lines == [[1, 1], [2, 2], [1, 2], [3, 3]]
-
-
 def test_a_user_can_lower_the_number_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     assert runtime.description()["processors"] == 1
-
-
-CONVOLUTION = """
-from unittest import mock
-import keras
-from stages import runtime
-runtime.set_up(1)
-model = keras.Sequential([keras.Input((8, 8, 16)), keras.layers.Conv2D(16, 1)])
-def show():
-    model.make_predict_function(force=True)  # traced anew
-    print(model.predict_on_batch(keras.random.normal((4, 8, 8, 16), seed=1)).tolist())
-show()
-with mock.patch.object(runtime, "description", lambda: {"instructions": "avx2 avx512f"}):
-    runtime.use_bfloat16()
-show()
-runtime.use_bfloat16()
-show()
-"""
-
-
-def test_bfloat16_is_used_where_the_processor_has_it_and_changes_little() -> None:
-    arguments = [sys.executable, "-c", CONVOLUTION]
-    said = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
-    lines = [line for line in said.stdout.splitlines() if line.startswith("[")]
-    exact, older, rounded = (np.array(json.loads(line)) for line in lines)
-    np.testing.assert_array_equal(older, exact)
-    if "avx512_bf16" in runtime.description()["instructions"].split():
-        assert (rounded != exact).any()
-        np.testing.assert_allclose(rounded, exact, atol=0.05)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 32])

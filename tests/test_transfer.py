@@ -3,7 +3,6 @@
 import importlib
 import os
 import shutil
-import subprocess
 import sys
 import venv
 from pathlib import Path
@@ -99,19 +98,29 @@ def test_it_leaves_the_model_where_the_user_is(project: Project, tmp_path: Path)
     here = tmp_path / "here"
     here.mkdir()
     (project.folder / "cifar10.h5").unlink()  # the cache has it
-    run = subprocess.run(
-        [sys.executable, str(project.folder / "0-transfer.py")],  # its folder is not in the PATH
-        cwd=here,
-        env={**os.environ, "MIRROR": "../project/mirror"},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+    script, path = str(project.folder / "0-transfer.py"), os.environ["PATH"]  # not as activated
+    run = Project(here, Path("../project/mirror")).run(sys.executable, script, PATH=path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Running stage" not in run.stdout
     assert run.stdout.endswith(f"saved {here / 'cifar10.h5'}\n")
     assert (here / "cifar10.h5").read_bytes() == (project.folder / "cifar10.h5").read_bytes()
     assert [path.name for path in here.iterdir()] == ["cifar10.h5"]
+
+
+def test_two_runs_can_save_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target, copy = tmp_path / "model", tmp_path / "cifar10.h5", shutil.copyfile
+    source.write_bytes(b"model")
+
+    def copy_while_another_run_saves(*paths: Path) -> Path:
+        monkeypatch.undo()
+        copy(*paths)
+        transfer.save(source, target)
+        return paths[1]
+
+    monkeypatch.setattr(shutil, "copyfile", copy_while_another_run_saves)
+    transfer.save(source, target)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"model"] * 2
+    assert target.stat().st_mode == source.stat().st_mode  # a normal new file's
 
 
 def test_dvc_is_given_the_name_and_the_home_that_a_user_id_lacks(

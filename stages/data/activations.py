@@ -18,13 +18,9 @@ Activations = npt.NDArray[np.float16]
 
 
 def compute(prefix: keras.Model, images: "npt.NDArray | View", path: Path, batch_size: int) -> None:
-    """Run images through a frozen model and store what comes out.
+    """Run images (n, ...) through a frozen model, in inference mode, and store what comes out.
 
-    Args:
-        prefix: takes `images`; used in inference mode.
-        images: (n, ...) as the prefix takes them; read in slices.
-        path: a .npy file to write: float16 (n, *prefix.output_shape[1:]).
-        batch_size: images at a time.
+    The file is .npy: float16 (n, *prefix.output_shape[1:]).
 
     Raises:
         PipelineError: one is beyond float16's range (65,504).

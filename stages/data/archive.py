@@ -21,7 +21,9 @@ TEST_BATCH = "test_batch"
 META = "batches.meta"
 CLASSES = 10
 EXPECTED = "all of cifar-10-python.tar.gz, with its digest in params.yaml as download.sha256"
-# What a pickle of arrays names. A pickle calls what it names, so it may name nothing else.
+# By first bytes: what is no tar file.
+KINDS = {b"PK": "a zip file", b"\x1f\x8b": "a gzip file without a tar"}
+# What a pickle of arrays refers to. Unpickling calls it, so nothing else is allowed.
 ARRAYS = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -33,14 +35,9 @@ Labels = npt.NDArray[np.uint8]
 
 
 class Cifar10(NamedTuple):
-    """The archive's content.
+    """The archive's content, in its order: images (n, 32, 32, 3), labels (n,) in [0, 9].
 
-    Attributes:
-        x_train: uint8 (n, 32, 32, 3) in [0, 255], batches 1 to 5 in the archive's order.
-        y_train: uint8 (n,) in [0, 9].
-        x_test: uint8 (m, 32, 32, 3), in the archive's order.
-        y_test: uint8 (m,).
-        class_names: ten names, in the order of the labels.
+    The training images are those of batches 1 to 5; class names are in the order of the labels.
     """
 
     x_train: Images
@@ -51,31 +48,30 @@ class Cifar10(NamedTuple):
 
 
 def read(archive: Path) -> Cifar10:
-    """Read and check the archive, in memory; nothing is extracted.
-
-    Args:
-        archive: a tar file, compressed or not, whose digest has been checked.
-
-    Returns:
-        Images, labels and class names.
+    """Read and check the archive, a tar file, in memory; nothing is extracted.
 
     Raises:
-        PipelineError: it is no whole tar file; a file is missing or not CIFAR-10's.
+        PipelineError: it is no whole tar file; a file in it is missing or not CIFAR-10's.
         OSError: it is missing or may not be read.
     """
     wanted = [*TRAIN_BATCHES, TEST_BATCH, META]
     contents: dict[str, Any] = {}
-    with reading(archive), tarfile.open(archive, "r|*") as tar:
-        for member in tar:
-            name = PurePosixPath(member.name).name
-            if name not in wanted:
-                continue
-            try:
-                content = _unpickle(tar, member)
-                contents[name] = _class_names(content) if name == META else _batch(content)
-            except Exception as error:  # a damaged pickle can raise any
-                message = f"{archive}: {name}: expected a file of CIFAR-10: {reason(error)}"
-                raise PipelineError(message) from error
+    with reading(archive):
+        if not tarfile.is_tarfile(archive):
+            found = KINDS.get(archive.read_bytes()[:2], "an unknown format")
+            expected = f"expected a tar file, compressed at most once: {EXPECTED}"
+            raise PipelineError(f"{archive}: {found}; {expected}")
+        with tarfile.open(archive, "r|*") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name).name
+                if name not in wanted:
+                    continue
+                try:
+                    content = _unpickle(tar, member)
+                    contents[name] = _class_names(content) if name == META else _batch(content)
+                except Exception as error:  # a damaged pickle can raise any
+                    message = f"{archive}: {name}: expected a file of CIFAR-10: {reason(error)}"
+                    raise PipelineError(message) from error
 
     if missing := [name for name in wanted if name not in contents]:
         raise PipelineError(f"{archive}: lacks {', '.join(missing)}; expected {EXPECTED}")
@@ -125,5 +121,5 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.")  # as NumPy 1 calls it
         if (module, name) not in ARRAYS:
-            raise ValueError(f"it asks for {f'{module}.{name}'!r:.80}")
+            raise ValueError(f"it refers to {f'{module}.{name}'!r:.80}")
         return super().find_class(module, name)

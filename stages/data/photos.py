@@ -1,4 +1,4 @@
-"""Photos as people have them: found in folders, brought to one size or refused in one line."""
+"""Photos of any kind: found in folders, brought to one size or refused in one line."""
 
 import re
 import sys
@@ -19,17 +19,11 @@ warnings.filterwarnings("ignore", module="PIL")  # of what is read all the same,
 
 
 def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Return an image file as a net takes it; its content decides, not its suffix.
+    """Return an image file as RGB, uint8 (*size, 3); its content decides, not its suffix.
 
-    It is rotated as its EXIF says, transparency is laid on white, the largest part in its centre
-    of the shape of `size` is cut out and resized by a filter that averages (Lanczos).
-
-    Args:
-        path: of one image; of several in a file, the first is taken.
-        size: (height, width) of the result.
-
-    Returns:
-        uint8 (height, width, 3), red green blue.
+    It is rotated according to its EXIF data, transparency becomes white, the largest centred part
+    with the aspect ratio of `size`, (height, width), is cut out and resized (Lanczos, with
+    antialiasing). Of several images in a file, the first is taken.
 
     Raises:
         PipelineError: it is missing, damaged, too large, no image that Pillow reads (HEIC needs

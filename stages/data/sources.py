@@ -42,22 +42,22 @@ def fetch(names: Sequence[str], url: str, target: Path, accept: Accept) -> str:
     """Copy or download a file from the first place that has it.
 
     The places are what the environment variable MIRROR names, a folder or a URL, then
-    `SHARED_MIRROR`, then `url`. A URL that cannot be reached, or serves other bytes than are
+    `SHARED_MIRROR`, then `url`. A URL that cannot be reached, or returns other bytes than are
     accepted, costs a line, and the next place is tried. A file on disk with other bytes stops the
     search: somebody put it there for this run.
 
     Args:
         names: file names that the wanted file goes by in a mirror.
         url: where it is published.
-        target: where it goes. If no place serves, nothing is there; what a download brought before
-            it broke off is kept beside it, for the next call.
+        target: where it goes. What a download brought before it broke off is kept beside it, for
+            the next call.
         accept: decides whether a file is the wanted one.
 
     Returns:
         The place that served, without the password that a URL may hold; `accept` gets the same.
 
     Raises:
-        PipelineError: MIRROR is no folder and no URL, a file on disk is refused, no place serves.
+        PipelineError: MIRROR is no folder and no URL, a file on disk is refused, no place has it.
         OSError: a file on disk cannot be read, or the target cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _download(url: str, target: Path, accept: Accept) -> str | None:
 
 
 def _transfer(url: str, partial: Path) -> bool:
-    """Write what a URL serves; return whether it was to follow what `partial` held before."""
+    """Write what a URL serves; return whether it was appended to an earlier part."""
     start = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"}  # else some servers compress a .tar.gz once more
     if start:

@@ -13,12 +13,10 @@ class View:
     anew for each epoch; here it is drawn once per view.
 
     Args:
-        images: uint8 (n, 32, 32, 3).
+        images: uint8 (n, height, width, 3); a slice of the view is uint8 (k, height, width, 3).
         number: which view, from 0.
-        shift: largest displacement, in pixels of the 32x32 image.
-        seed: of the displacements; with `number` it decides them.
-
-    A slice of it is uint8 (k, 32, 32, 3).
+        shift: largest displacement, in pixels of these images.
+        seed: of the displacements, with `number`.
     """
 
     def __init__(self, images: npt.NDArray[np.uint8], number: int, shift: int, seed: int) -> None:

@@ -5,7 +5,10 @@ Sizes and preprocessing are those of the sources of `keras.applications`, Keras 
 backbones` prints it.
 """
 
+import difflib
 from typing import Literal, NamedTuple
+
+from stages.errors import PipelineError
 
 Preprocessing = Literal["inside", "tf", "torch", "caffe"]
 
@@ -14,7 +17,6 @@ class Application(NamedTuple):
     """One constructor in `keras.applications`.
 
     Attributes:
-        name: the constructor's name.
         module: its module under `keras.applications`, which also names the files of its weights.
         minimum_size: the smallest image side without its top, in pixels.
         native_size: the image side that its ImageNet top takes, in pixels.
@@ -75,6 +77,23 @@ APPLICATIONS: dict[str, Application] = {
         Application("Xception", "xception", 71, 299, "tf"),
     )
 }
+
+
+def check(name: str, image_size: int) -> None:
+    """Refuse a name or a size that no backbone can be built from.
+
+    Raises:
+        PipelineError: no application has the name, or it takes larger images only.
+    """
+    if name not in APPLICATIONS:
+        near = ", ".join(difflib.get_close_matches(name, APPLICATIONS, 3, cutoff=0.0))
+        raise PipelineError(
+            f"params.yaml: backbone.name = {name!r:.80}: expected an application in "
+            f"keras.applications (`make backbones` lists them); nearest: {near}"
+        )
+    if image_size < (minimum := APPLICATIONS[name].minimum_size):
+        fault = f"backbone.image_size = {image_size}: expected {minimum} or more for {name}"
+        raise PipelineError(f"params.yaml: {fault}")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ class Backbone:
     """An application without its top, and where it is cut.
 
     Args:
-        settings: name, image_size, last_layer and cut, as in params.yaml.
+        settings: of params.yaml.
         image_shape: of the raw images, (height, width, 3).
-        weights: a weights file for the application without its top; None leaves it random.
+        weights: a weights file for the application; None leaves it random.
 
     Attributes:
         cut: the name of the cut point; None if nothing is frozen, and raw images are trained on.
@@ -54,15 +54,13 @@ class Backbone:
     def __str__(self) -> str:
         if self.cut is None:
             return f"{self._net.name}, all of it fine-tuned"
-        share = cut.frozen_share(self._net)[self.cut]
-        return f"{self._net.name} cut at {self.cut}, {share:.0%} of the forward pass frozen"
+        fraction = cut.frozen_fraction(self._net)[self.cut]
+        return f"{self._net.name} cut at {self.cut}, {fraction:.0%} of the forward pass frozen"
 
     def frozen_prefix(self) -> keras.Model:
-        """Return the prefix, made for one quick pass.
+        """Return the prefix, made for one quick pass: raw images -> activations at the cut.
 
-        Returns:
-            Raw images (n, *image_shape) in [0, 255] -> activations at the cut, the images
-            themselves if nothing is frozen.
+        If nothing is frozen, those are the images themselves.
         """
         if self.cut is None:
             images = keras.Input(self._image_shape, name="images")
@@ -70,11 +68,7 @@ class Backbone:
         return on_raw_images(folded(self._prefix), self._preprocessing, self._image_shape)
 
     def frozen_suffix(self) -> keras.Model:
-        """Return the suffix as it is, made for one quick pass.
-
-        Returns:
-            Activations at the cut -> pooled features, float32 (n, channels).
-        """
+        """Return the suffix as it is, made for one quick pass: activations -> pooled features."""
         return folded(pooled(self.suffix))
 
     def on_raw_images(self) -> keras.Model:

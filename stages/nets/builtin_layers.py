@@ -7,13 +7,10 @@ one, by built-in layers that compute the same; so are grouped convolutions, whic
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
-from keras.src.applications.convnext import LayerScale
-from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-from keras.src.ops.numpy import Add, Multiply
-from keras.src.ops.operation import Operation
 
 from stages.errors import PipelineError
 
@@ -23,13 +20,9 @@ Part = Callable[..., keras.KerasTensor]
 def rewritten(net: keras.Model) -> keras.Model:
     """Return a net of built-in layers only that computes the same.
 
-    Args:
-        net: a functional model, none of whose layers or operations is used twice.
-
-    Returns:
-        The net itself if nothing in it needs to be replaced. Else a functional model with layers
-        and weights of its own, of the same values; a layer keeps its name, and a layer that takes
-        an operation's place has the operation's.
+    That is the functional net itself if nothing in it needs to be replaced. Else it has layers and
+    weights of its own, of the same values; a layer keeps its name, and a layer that takes an
+    operation's place has the operation's. No layer or operation may be used twice.
 
     Raises:
         PipelineError: a part is neither built in nor one that is replaced here.
@@ -47,7 +40,7 @@ def rewritten(net: keras.Model) -> keras.Model:
     if not replaced:
         return net
 
-    def part_for(operation: Operation) -> Part:
+    def part_for(operation: keras.Operation) -> Part:
         own: Part = type(operation).from_config(operation.get_config())
         return own
 
@@ -62,15 +55,16 @@ def rewritten(net: keras.Model) -> keras.Model:
     return clone
 
 
-def _replacement(operation: Operation) -> Part | None:
+def _replacement(operation: keras.Operation) -> Part | None:
     """Return what to call in place of an operation, with its arguments, or None to keep it."""
-    if isinstance(operation, LayerScale):
+    kind = type(operation).__name__  # of a class that Keras does not export
+    if kind == "LayerScale":
         return partial(_channel_scale, operation)
-    if isinstance(operation, CustomScaleLayer):
+    if kind == "CustomScaleLayer":
         return partial(_scaled_residual, operation)
-    if isinstance(operation, Add):
+    if kind == "Add" and not isinstance(operation, keras.layers.Layer):
         return partial(_sum, operation.name)
-    if isinstance(operation, Multiply):
+    if kind == "Multiply" and not isinstance(operation, keras.layers.Layer):
         return partial(_product, operation.name)
     if isinstance(operation, keras.layers.Conv2D):
         channels = operation.kernel.shape[2] * operation.groups
@@ -81,7 +75,7 @@ def _replacement(operation: Operation) -> Part | None:
     return None
 
 
-def _channel_scale(layer: LayerScale, x: keras.KerasTensor) -> keras.KerasTensor:
+def _channel_scale(layer: Any, x: keras.KerasTensor) -> keras.KerasTensor:
     """Multiply each channel by a weight of its own: a 1x1 depthwise convolution does."""
     scale = keras.layers.DepthwiseConv2D(
         1, use_bias=False, name=layer.name, trainable=layer.trainable
@@ -91,7 +85,7 @@ def _channel_scale(layer: LayerScale, x: keras.KerasTensor) -> keras.KerasTensor
     return y
 
 
-def _scaled_residual(layer: CustomScaleLayer, inputs: list) -> keras.KerasTensor:
+def _scaled_residual(layer: Any, inputs: list) -> keras.KerasTensor:
     shortcut, residual = inputs
     scaled = keras.layers.Rescaling(layer.scale, name=f"{layer.name}_scale")(residual)
     return keras.layers.Add(name=layer.name)([shortcut, scaled])

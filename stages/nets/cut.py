@@ -1,8 +1,8 @@
 """Cut points: where a backbone can be split into a frozen prefix and a trainable suffix.
 
 A cut point is an operation whose output is the only live tensor: everything that comes after is
-computed from that tensor alone. They are found from the graph of operations, because some
-residual additions (ConvNeXt's, say) are operations of the graph but not layers of the model.
+computed from that tensor alone. They are found from the graph of operations, because some residual
+additions (ConvNeXt's, for example) are operations but not layers.
 """
 
 import difflib
@@ -16,7 +16,7 @@ import keras
 from stages.errors import PipelineError
 from stages.nets.graph import calls
 
-# Within a window below the share that is to be frozen the cut point with the smallest output is
+# Within a window below the fraction that is to be frozen the cut point with the smallest output is
 # taken, because that is what is stored for each image.
 WINDOW = 0.1
 
@@ -25,19 +25,14 @@ def cut_points(net: keras.Model) -> list[str]:
     """Return the names of all cut points of a functional net, from input to output.
 
     In any topological order of the operations, what is before a cut point feeds it and what is
-    after reads it, so one sweep that counts the live tensors finds every cut point.
-
-    Args:
-        net: a functional Keras model with one input and one output, no layer used twice in it.
-
-    Returns:
-        Names of operations, in topological order; the input is left out, the output is included.
+    after reads it, so one sweep that counts the live tensors finds every cut point. The net has one
+    input, which is left out, and one output, which is included; no layer is used twice in it.
     """
     image = keras.Input(net.input_shape[1:])
     done = calls(net, image)
     unread = Counter(id(tensor) for call in done for tensor in call.inputs)
     if done:
-        unread[id(done[-1].output)] += 1  # by whoever calls the net
+        unread[id(done[-1].output)] += 1  # by the caller
 
     live = {id(image)}
     names = []
@@ -50,16 +45,10 @@ def cut_points(net: keras.Model) -> list[str]:
     return names
 
 
-def frozen_share(net: keras.Model) -> dict[str, float]:
-    """Return for each cut point the share of the forward pass's multiplications up to it.
+def frozen_fraction(net: keras.Model) -> dict[str, float]:
+    """Return for each cut point, in order, the fraction of all multiplications that is before it.
 
-    Maps are counted as `unrounded` has them, so that the shares are the same at every image size.
-
-    Args:
-        net: a functional Keras model as `cut_points` takes it.
-
-    Returns:
-        The cut points in topological order, each with a share in [0, 1].
+    Maps are counted as `unrounded` has them, so that it is the same at every image size.
     """
     points = set(cut_points(net))
     costs = {o.name: multiplications(o, net.input_shape) for o in net.operations}
@@ -69,14 +58,10 @@ def frozen_share(net: keras.Model) -> dict[str, float]:
 
 
 def multiplications(operation: keras.Operation, input_shape: tuple[int | None, ...]) -> float:
-    """Return how many multiplications an operation does for one image with its kernels.
+    """Return how many multiplications an operation does for an image of (None, h, w, channels).
 
     A kernel (all weights but biases, scales and averages, which are vectors) is applied at each
     position of the output. Attention, pooling and activations are not counted.
-
-    Args:
-        operation: of a net.
-        input_shape: of that net's images, (None, height, width, channels).
     """
     if not isinstance(operation, keras.layers.Layer) or isinstance(operation.output, list):
         return 0
@@ -85,18 +70,11 @@ def multiplications(operation: keras.Operation, input_shape: tuple[int | None, .
 
 
 def unrounded(shape: Sequence[int | None], input_shape: Sequence[int | None]) -> list[float]:
-    """Return the shape of an image's map as it would be if no stride had rounded its sides up.
+    """Return an output's shape, less its first axis, as it would be if no stride had rounded it up.
 
     The sides become the image's, divided by the nearest power of two: at 112 px a map of 4x4,
     three strides after 28x28, counts as 3.5x3.5. With the sides as they are, the last layers would
-    weigh more at 80 and 112 px than at 96, and a share would mean another cut point there.
-
-    Args:
-        shape: of an operation's output, (None, ...).
-        input_shape: of the net's images, (None, height, width, channels).
-
-    Returns:
-        The shape without its first axis.
+    weigh more at 80 and 112 px than at 96, and a fraction would mean another cut point there.
     """
     own = [float(side or 1) for side in shape[1:]]
     if len(shape) != 4 or len(input_shape) != 4:
@@ -110,18 +88,16 @@ def unrounded(shape: Sequence[int | None], input_shape: Sequence[int | None]) ->
 def choose(net: keras.Model, cut: str | float) -> str:
     """Return the name of the cut point that a setting of `backbone.cut` means.
 
-    Args:
-        net: a functional Keras model as `cut_points` takes it.
-        cut: the name of a cut point; "all", the output; or a share in [0, 1] of the forward pass
-            that is to be frozen at the most. Of the cut points within `WINDOW` below the share the
-            one with the fewest activations is taken, of equals the last; where there is none, the
-            nearest before; before all of them, the first.
+    That is a name; "all", the output; or the fraction in [0, 1] of the forward pass that is to be
+    frozen at the most. Of the cut points within `WINDOW` below it, the one with the fewest
+    activations is taken, of equals the last; where there is none, the nearest before; before all of
+    them, the first.
 
     Raises:
         PipelineError: `cut` names no cut point of the net.
     """
-    shares = frozen_share(net)
-    points = list(shares)
+    frozen = frozen_fraction(net)
+    points = list(frozen)
     if cut == "all":
         return points[-1]
     if isinstance(cut, str):
@@ -131,10 +107,10 @@ def choose(net: keras.Model, cut: str | float) -> str:
     size = {
         o.name: math.prod(unrounded(o.output.shape, net.input_shape))
         for o in net.operations
-        if o.name in shares
+        if o.name in frozen
     }
-    below = [name for name in points if shares[name] <= cut] or points[:1]
-    window = [name for name in below if shares[name] >= cut - WINDOW] or below[-1:]
+    below = [name for name in points if frozen[name] <= cut] or points[:1]
+    window = [name for name in below if frozen[name] >= cut - WINDOW] or below[-1:]
     return min(reversed(window), key=lambda name: size[name])
 
 
@@ -152,15 +128,9 @@ def truncated(net: keras.Model, last_layer: str) -> keras.Model:
 
 
 def split(net: keras.Model, cut: str) -> tuple[keras.Model, keras.Model]:
-    """Split a net at a cut point. The two parts share their layers and weights with the net.
+    """Split a net at a cut point into a prefix and a suffix, which share its layers and weights.
 
-    Args:
-        net: a functional Keras model with one input and one output.
-        cut: the name of a cut point, as `choose` returns it.
-
-    Returns:
-        prefix, from the net's input to the cut, and suffix, from the cut to the net's output:
-        `suffix(prefix(x))` equals `net(x)`.
+    `suffix(prefix(x))` equals `net(x)`.
     """
     at_cut = _output(net, cut)
     prefix = keras.Model(net.input, at_cut, name="prefix")

@@ -18,14 +18,9 @@ CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.
 
 
 def folded(net: keras.Model) -> keras.Model:
-    """Return a net that infers the same with fewer operations.
+    """Return a net that equals a flat functional one in inference, up to float32 rounding.
 
-    Args:
-        net: a functional model, flat, in which no layer is used twice.
-
-    Returns:
-        A functional model: equal to `net` in inference up to float32 rounding. Layers that are not
-        folded are shared with `net`.
+    It has fewer operations; layers that are not folded are shared. No layer may be used twice.
     """
     pairs = foldable(net)
     norm_of = {convolution.name: norm for convolution, norm in pairs}
@@ -70,7 +65,7 @@ def foldable(net: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.La
 def merged(
     convolution: keras.layers.Layer, norm: keras.layers.BatchNormalization
 ) -> list[npt.NDArray[np.float64]]:
-    """Return the weights, bias last, of a convolution that also does the normalisation after it."""
+    """Return the weights, bias last, of a convolution that includes the normalization after it."""
     *kernels, last = [np.asarray(k, np.float64) for k in convolution.get_weights()]
     bias = np.zeros(1)
     if convolution.use_bias:

@@ -10,17 +10,11 @@ import keras
 
 
 class Call(NamedTuple):
-    """An operation applied to tensors.
+    """An operation applied to tensors."""
 
-    Attributes:
-        operation: a layer, or an operation of `keras.ops`.
-        inputs: the tensors that it was applied to.
-        output: what it returned, a tensor or a list of them.
-    """
-
-    operation: Any
+    operation: Any  # a layer, or an operation of `keras.ops`
     inputs: list[keras.KerasTensor]
-    output: Any
+    output: Any  # a tensor or a list of them
 
 
 def calls(net: keras.Model, x: keras.KerasTensor | None = None) -> list[Call]:

@@ -11,7 +11,7 @@ from stages.nets.graph import applied
 # ImageNet's mean and standard deviation by channel, red green blue: in [0, 1] and in [0, 255],
 # keras/src/applications/imagenet_utils.py, modes "torch" and "caffe".
 TORCH_MEAN = (0.485, 0.456, 0.406)
-TORCH_DEVIATION = (0.229, 0.224, 0.225)
+TORCH_STD = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
@@ -19,11 +19,6 @@ def on_raw_images(
     net: keras.Model, preprocessing: Preprocessing, image_shape: tuple[int, ...]
 ) -> keras.Model:
     """Put resizing and preprocessing in front of a net, or of its prefix.
-
-    Args:
-        net: takes the application's own input, (n, height, width, 3).
-        preprocessing: what the weights expect, as `pretrained.build` returns them.
-        image_shape: of a raw image, (height, width, 3).
 
     Returns:
         A functional model that takes raw images, (n, *image_shape) in [0, 255]. It is flat: the
@@ -53,8 +48,8 @@ def layers(preprocessing: Preprocessing) -> list[keras.layers.Layer]:
     if preprocessing == "tf":
         return [keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")]
     if preprocessing == "torch":
-        scale = [1 / (255 * deviation) for deviation in TORCH_DEVIATION]
-        offset = [-m / d for m, d in zip(TORCH_MEAN, TORCH_DEVIATION, strict=True)]
+        scale = [1 / (255 * deviation) for deviation in TORCH_STD]
+        offset = [-m / d for m, d in zip(TORCH_MEAN, TORCH_STD, strict=True)]
         return [keras.layers.Rescaling(scale, offset=offset, name="preprocessing")]
     offset = [-mean for mean in CAFFE_MEAN]
     return [keras.layers.Rescaling(1.0, offset=offset, name="preprocessing")]

@@ -1,6 +1,5 @@
 """An application from `keras.applications` without its top, and its weights."""
 
-import io
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -9,29 +8,23 @@ from unittest import mock
 import h5py
 import keras
 import numpy as np
-from keras.src.saving import saving_lib
-from keras.src.utils import file_utils, naming
 
 from stages.errors import PipelineError, reason
-from stages.files import replacing
+from stages.files import replacing_hdf5
 from stages.nets.applications import APPLICATIONS
 from stages.nets.builtin_layers import rewritten
 
+# The one private part of Keras: what `keras.applications` downloads weights with.
+GET_FILE = "keras.src.utils.file_utils.get_file"
 SUFFIXES = (".h5", ".hdf5")  # for other names Keras opens archives, and folders of files
 
 
 class WeightsFile(NamedTuple):
-    """The file that Keras would download for an application.
-
-    Attributes:
-        name: its file name in Keras's own cache.
-        url: where Keras gets it.
-        hash: the MD5 or SHA-256 that Keras checks, or None where Keras checks nothing.
-    """
+    """The file that Keras would download for an application."""
 
     name: str
     url: str
-    hash: str | None
+    hash: str | None  # the MD5 or SHA-256 that Keras checks, if it does
 
 
 def build(name: str, image_size: int, weights: Path | None = None) -> keras.Model:
@@ -55,22 +48,19 @@ def original(name: str, image_size: int, weights: Path | None = None) -> keras.M
     Args:
         name: a key of `APPLICATIONS`.
         image_size: side of the square input, in pixels.
-        weights: a weights file for this application without its top, in the format that its name
-            tells Keras (.weights.h5, or .h5 as Keras publishes them); None leaves it random.
+        weights: a file of .weights.h5, or .h5 as Keras publishes them; None leaves it random.
 
     Returns:
         A functional model: float32 (n, image_size, image_size, 3) -> float32 (n, h, w, channels).
 
     Raises:
-        PipelineError: the file holds no weights for this application, or one that is no number.
+        PipelineError: the file holds no weights for this application, or NaN or infinity.
         FileNotFoundError: there is no such file.
     """
-    naming.reset_uids()  # else names like conv2d_12 depend on what the process has built before
-    with (
-        # Only for its ImageNet weights does Keras give EfficientNet the scaling that they expect.
-        mock.patch.object(file_utils, "get_file"),
-        mock.patch.object(keras.Model, "load_weights"),
-    ):
+    # Else names like conv2d_12 depend on what the process has built before.
+    keras.utils.clear_session(free_memory=False)
+    # Only for its ImageNet weights does Keras give EfficientNet the scaling that they expect.
+    with mock.patch(GET_FILE), mock.patch.object(keras.Model, "load_weights"):
         net = _construct(name, image_size)
     if weights is not None:
         _load(net, name, weights)
@@ -85,39 +75,33 @@ def save_weights(model: keras.Model, path: Path, source: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    # In memory first: on a disk that fills up, HDF5 itself loses data without an exception.
-    image = io.BytesIO()
-    store = saving_lib.H5IOStore(image, mode="w")
-    saving_lib._save_state(
-        model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
-    )
-    store.close()
-    with h5py.File(image, "r+") as file:
-        file.attrs["source"] = source
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.write(image.getbuffer())
+    with replacing_hdf5(path, model) as partial:
+        model.save_weights(partial)
+        with h5py.File(partial, "r+") as file:
+            file.attrs["source"] = source
 
 
-def official_weights(name: str, image_size: int) -> WeightsFile:
-    """Return the ImageNet weights file that Keras would download, without downloading it.
+def official_weights(name: str) -> WeightsFile:
+    """Return the ImageNet weights file that Keras downloads for an application, without doing so.
 
-    Keras decides name, address and hash inside each constructor (MobileNetV2 has a file for each
-    of five sizes), so the constructor is asked: its download is replaced by one that stops.
+    It is that of the native size: of MobileNetV2 Keras has others for 96, 128, 160 and 192 px, and
+    another `backbone.image_size` would silently select other weights. Keras defines name, address
+    and hash inside each constructor, so it is called with a download function that stops it.
     """
 
-    class Asked(Exception):  # noqa: N818 - a message to the caller below, not an error
+    class Stopped(Exception):  # noqa: N818 - a message to the caller below, not an error
         pass
 
     def get_file(fname: str, origin: str, *_: object, **options: str | None) -> None:
-        asked = options.get("file_hash") or options.get("md5_hash")
-        raise Asked(WeightsFile(fname, origin, asked))
+        digest = options.get("file_hash") or options.get("md5_hash")
+        raise Stopped(WeightsFile(fname, origin, digest))
 
-    with mock.patch.object(file_utils, "get_file", get_file):
+    with mock.patch(GET_FILE, get_file):
         try:
-            _construct(name, image_size)
-        except Asked as answer:
+            _construct(name, APPLICATIONS[name].native_size)
+        except Stopped as answer:
             return answer.args[0]
-    raise AssertionError(f"keras.applications.{name} has asked for no weights")
+    raise AssertionError(f"keras.applications.{name} has not called {GET_FILE}")
 
 
 def _construct(name: str, image_size: int) -> keras.Model:
@@ -129,16 +113,16 @@ def _construct(name: str, image_size: int) -> keras.Model:
 
 
 def _load(net: keras.Model, name: str, weights: Path) -> None:
-    """Load weights, and say in one line why they are not those of the net."""
+    """Load weights; explain in one line why they are not those of the net."""
     if not weights.name.endswith(SUFFIXES):
         raise PipelineError(f"{weights}: expected a name that ends in .weights.h5 or .h5")
     if not weights.exists():
         raise FileNotFoundError(2, "No such file", str(weights))
     try:
-        # Of what Keras warns here, an error follows that says it better.
+        # Whatever Keras warns about here raises a clearer error below.
         with warnings.catch_warnings(action="ignore"), np.errstate(over="ignore"):
             net.load_weights(weights)
-    # A damaged file can raise nearly anything; all of it means the same to the reader.
+    # A damaged file can raise nearly anything.
     except Exception as error:
         raise PipelineError(
             f"{weights}: expected the weights of {name} without its top, got: {reason(error)} "

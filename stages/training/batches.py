@@ -29,7 +29,7 @@ class Batches:
         classes: number of classes.
         batch_size: images in a batch.
         seed: of the order and of CutMix, or None.
-        cutmix_share: share of the batches that CutMix is applied to, in [0, 1].
+        cutmix_fraction: fraction of the batches that CutMix is applied to, in [0, 1].
 
     Each item is float32 (b, ...), float32 (b, classes).
     """
@@ -41,13 +41,13 @@ class Batches:
         classes: int,
         batch_size: int,
         seed: int | None = None,
-        cutmix_share: float = 0.0,
+        cutmix_fraction: float = 0.0,
     ) -> None:
         self._views = views
         self._targets = np.eye(classes, dtype=np.float32)[labels]
         self._batch_size = min(batch_size, len(labels))
         self._seed = seed
-        self._cutmix_share = cutmix_share
+        self._cutmix_fraction = cutmix_fraction
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -67,11 +67,11 @@ class Batches:
             yield from self._window(order[start : start + size], epoch, start // self._batch_size)
 
     def go_to(self, epoch: int) -> None:
-        """Give an epoch's batches next, counted from 0, as if those before it had been given."""
+        """Continue with an epoch, counted from 0."""
         self._epoch = epoch
 
     def dataset(self) -> tf.data.Dataset:
-        """Return them as `model.fit` takes them.
+        """Return the batches as `model.fit` takes them.
 
         Made by Keras, the dataset would be tuned while it runs, and the end of `fit` would wait
         for the tuner, which sleeps for up to a minute (TensorFlow 2.21.0). Its `prefetch` does
@@ -88,7 +88,7 @@ class Batches:
         return known.with_options(options)
 
     def _window(self, images: npt.NDArray[np.intp], epoch: int, done: int) -> Iterator[Batch]:
-        """Read a window of images, and give its batches; `done` of the epoch came before."""
+        """Read a window of images and yield its batches; `done` of the epoch came before."""
         first = self._views[0]
         activations = np.empty((len(images), *first.shape[1:]), first.dtype)
         view_of = (images // CHUNK + epoch) % len(self._views)
@@ -99,10 +99,10 @@ class Batches:
         for start in range(0, len(images), self._batch_size):
             batch = slice(start, start + self._batch_size)
             x, y = activations[batch].astype(np.float32), self._targets[images[batch]]
-            if self._seed is not None and self._cutmix_share:
+            if self._seed is not None and self._cutmix_fraction:
                 # From 1, because NumPy takes (seed, epoch), the order's, for (seed, epoch, 0, 0).
                 place = (self._seed, epoch, done + start // self._batch_size + 1)
-                if np.random.default_rng((*place, 0)).random() < self._cutmix_share:
+                if np.random.default_rng((*place, 0)).random() < self._cutmix_fraction:
                     x, y = cutmix(x, y, (*place, 1))
             yield x, y
 
@@ -118,16 +118,9 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 def epoch_order(
     count: int, window: int, seed: int | tuple[int, ...], chunk: int = CHUNK
 ) -> npt.NDArray[np.intp]:
-    """Return a random order of `count` images that is read in runs of `chunk` neighbours.
+    """Return a random order of 0 to count-1 that is read in runs of `chunk` neighbours.
 
-    Args:
-        count: number of images.
-        window: images that are shuffled among each other.
-        seed: of the order.
-        chunk: images that stay together, in one window or two that follow each other.
-
-    Returns:
-        A permutation of 0 to count-1.
+    They stay together in one window of images that are shuffled, or two that follow each other.
     """
     rng = np.random.default_rng(seed)
     starts = rng.permutation(np.arange(0, count, chunk))

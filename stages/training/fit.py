@@ -34,11 +34,10 @@ def fit(
         model: compiled with the metric "accuracy".
         train: what it is trained on.
         dev: what the choice among epochs is made on.
-        epochs: how many; 0 trains nothing and only measures.
+        epochs: 0 trains nothing and measures the weights as they are.
         curve: a CSV file, for `dvc plots`, of columns `CURVE_COLUMNS`; whole after each epoch.
         key: section of params.yaml that an error points at.
-        checkpoint: where each epoch leaves what the next one needs, and where training goes on
-            from, to the same bits.
+        checkpoint: where training goes on from after an interruption, to the same bits.
 
     Returns:
         Accuracy on dev of the weights that are kept, in [0, 1].
@@ -47,8 +46,10 @@ def fit(
         PipelineError: the loss is not a finite number.
     """
     if not epochs:
-        _write_curve([], curve)
-        return model.evaluate(dev.dataset(), verbose=0, return_dict=True)["accuracy"]
+        found = model.evaluate(dev.dataset(), verbose=0, return_dict=True)
+        row = {"epoch": 0, "dev_accuracy": found["accuracy"], "dev_loss": found["loss"]}
+        _write_curve([row], curve)
+        return found["accuracy"]
     create_variables(model)
     state = TrainingState(model, curve, key, checkpoint)
     if done := len(state.curve):
@@ -81,11 +82,7 @@ def create_variables(model: keras.Model) -> None:
 class TrainingState(keras.callbacks.Callback):
     """The curve and the best weights so far, and what training needs to go on after an epoch.
 
-    Args:
-        model: compiled, its variables created; brought to the state that is in `checkpoint`.
-        path: the CSV file of the curve.
-        key: section of params.yaml that an error points at.
-        checkpoint: where it is kept; None keeps nothing.
+    The model, compiled, its variables created, is brought to the state that is in `checkpoint`.
 
     Attributes:
         curve: a row for each epoch that is done, the keys of `CURVE_COLUMNS`.
@@ -141,12 +138,12 @@ class TrainingState(keras.callbacks.Callback):
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    """Return all that a step changes: weights, random seeds (of Dropout, say), the optimizer's."""
+    """Return all that a step changes: weights, random seeds (of Dropout), the optimizer's."""
     return [*model.variables, *model.optimizer.variables]
 
 
 def _write_curve(curve: list[dict[str, float]], path: Path) -> None:
     with replacing(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, CURVE_COLUMNS)
+        writer = csv.DictWriter(file, CURVE_COLUMNS, restval="nan")
         writer.writeheader()
         writer.writerows(curve)

@@ -18,38 +18,20 @@ def new_head(classes: int) -> keras.layers.Dense:
 
 
 def with_head(features: keras.Model, head: keras.layers.Dense) -> keras.Model:
-    """Put a head on a suffix.
-
-    Args:
-        features: from the activations at the cut to the pooled features, (n, channels).
-        head: from `new_head`.
-
-    Returns:
-        A functional model, activations -> logits (n, classes). It shares the weights of both.
-    """
+    """Put a head on pooled features: activations at the cut -> logits (n, classes)."""
     activations = keras.Input(features.input_shape[1:], name="activations")
     return keras.Model(activations, head(InHalves(features)(activations)))
 
 
-def save_head(head: keras.layers.Dense, dev_accuracy: float, path: Path) -> None:
-    """Save a head as .npz: float32 kernel (channels, classes) and bias (classes,).
-
-    Args:
-        head: a trained head.
-        dev_accuracy: its accuracy on dev, in [0, 1], kept with it.
-        path: the .npz file.
-    """
+def save_head(head: keras.layers.Dense, path: Path) -> None:
+    """Save a head as .npz: float32 kernel (channels, classes) and bias (classes,)."""
     kernel, bias = head.get_weights()
     with replacing(path) as partial:
-        np.savez(partial, kernel=kernel, bias=bias, dev_accuracy=dev_accuracy)
+        np.savez(partial, kernel=kernel, bias=bias)
 
 
 def load_head(path: Path, head: keras.layers.Dense) -> None:
-    """Set the weights of a head that is part of a model from `save_head`'s file.
-
-    Raises:
-        PipelineError: the file is damaged, or its shapes are not the head's.
-    """
+    """Set the weights of a head that is part of a model from `save_head`'s file."""
     weights = read_arrays(path, "kernel", "bias")
     with reading(path):
         head.set_weights(weights)

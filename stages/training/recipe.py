@@ -10,6 +10,7 @@ https://arxiv.org/abs/1512.00567).
 from typing import Literal
 
 import keras
+import tensorflow as tf
 
 
 def optimizer(
@@ -26,33 +27,61 @@ def optimizer(
         learning_rate, max(1, steps), end_learning_rate=0.0
     )
     if name == "muon":
-        made = Muon(
-            rate,
-            weight_decay=weight_decay,
-            adam_weight_decay=weight_decay,
-            adam_beta_2=0.99,  # a mean over some 100 steps, of the few hundred of an epoch
-            rms_rate=None,  # `Muon` below scales its updates itself
-        )
+        # beta_2: a mean over some 100 steps, of the few hundred of an epoch.
+        made = Muon(rate, weight_decay=weight_decay, beta_2=0.99)
     else:
         made = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
     made.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return made
 
 
-class Muon(keras.optimizers.Muon):
-    """Keras's Muon for pointwise convolutions, whose kernels (1, 1, in, out) are matrices too.
+class Muon(keras.optimizers.AdamW):
+    """Muon for pointwise convolutions, whose kernels (1, 1, in, out) are matrices; else AdamW.
 
-    All else, the head too, is updated by AdamW. An update is scaled to the size of AdamW's, so that
-    both have one learning rate (Liu et al. 2025, https://arxiv.org/abs/2502.16982, section 2.2).
+    The step is the momentum, with Nesterov's correction, made orthogonal by five Newton-Schulz
+    iterations. It is scaled to the size of AdamW's, so that both have one learning rate (Liu et al.
+    2025, https://arxiv.org/abs/2502.16982, section 2.2). Keras's own Muon takes matrices only.
     """
 
-    def _should_use_adamw(self, variable: keras.Variable) -> bool:
-        return tuple(variable.shape[:2]) != (1, 1)
+    MOMENTUM = 0.95
 
-    def zeropower_via_newtonschulz5(self, x: keras.KerasTensor, steps: int) -> keras.KerasTensor:
-        """Return the nearest orthogonal matrix to (1, 1, in, out), in the same shape, scaled."""
-        matrix = super().zeropower_via_newtonschulz5(keras.ops.squeeze(x, (0, 1)), steps)
-        return keras.ops.expand_dims(matrix * 0.2 * max(matrix.shape) ** 0.5, (0, 1))
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Create the state of both."""
+        if not self.built:
+            super().build(variables)
+            self.momenta = {
+                v.value.ref(): self.add_variable_from_reference(v, "muon")
+                for v in variables
+                if tuple(v.shape[:2]) == (1, 1)
+            }
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Update one variable."""
+        momentum = self.momenta.get(variable.ref())
+        if momentum is None:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        self.assign_add(momentum, gradient + momentum * (self.MOMENTUM - 1))
+        matrix = orthogonal(keras.ops.squeeze(gradient + self.MOMENTUM * momentum, (0, 1)))
+        step = matrix * 0.2 * max(matrix.shape) ** 0.5
+        self.assign_sub(variable, learning_rate * keras.ops.expand_dims(step, (0, 1)))
+
+
+def orthogonal(x: tf.Tensor) -> tf.Tensor:
+    """Return about the nearest matrix to (n, m) whose singular values are all 1: 0.7 to 1.2 here.
+
+    The iteration and its constants are those of Jordan et al.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else keras.ops.transpose(x)
+    x = x / (keras.ops.norm(x) + 1e-7)
+    for _ in range(5):
+        square = x @ keras.ops.transpose(x)
+        x = a * x + (b * square + c * square @ square) @ x
+    return x if wide else keras.ops.transpose(x)
 
 
 def loss(label_smoothing: float = 0.0) -> keras.losses.Loss:

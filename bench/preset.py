@@ -1,4 +1,4 @@
-"""`make point POINT=fastest`: run settings that points.yaml names, as an experiment of DVC's."""
+"""`make preset PRESET=fastest`: run a preset of presets.yaml, as an experiment of DVC's."""
 
 import json
 import subprocess
@@ -6,33 +6,35 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-from dvc.utils.serialize import parse_yaml
+from ruamel.yaml import YAML
 
 from stages.params import PARAMS
 
-POINTS = Path(__file__).with_name("points.yaml")
+PRESETS = Path(__file__).with_name("presets.yaml")
+OF_THE_USER = {"gate"}  # sections that no preset changes, like all `sha256`
 
 
 def settings(name: str) -> dict[str, Any]:
-    """Return named settings, value by "section.key"; end the process if there are none.
+    """Return a preset, value by "section.key"; end the process if there is none of that name.
 
-    They are complete but for digests, because `dvc exp run -S` leaves params.yaml changed: none may
-    inherit a value of the run before it.
+    It is complete but for what is the user's own, because `dvc exp run -S` leaves params.yaml
+    changed: none may inherit a value of the run before it.
     """
-    points = yaml.safe_load(POINTS.read_text())
-    if name not in points:
-        sys.exit(f"error: POINT = {name!r}: expected one of {', '.join(points)}")
+    yaml = YAML(typ="safe")
+    presets = yaml.load(PRESETS)
+    if name not in presets:
+        sys.exit(f"error: PRESET = {name!r}: expected one of {', '.join(presets)}")
     show = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
     if show.returncode:
         sys.exit(f"error: {PARAMS} as committed is needed: expected a Git repository that has it")
     committed = {
         f"{section}.{key}": value
-        for section, values in parse_yaml(show.stdout, PARAMS).items()
+        for section, values in yaml.load(show.stdout).items()
+        if section not in OF_THE_USER
         for key, value in values.items()
         if key != "sha256"
     }
-    return committed | points[name]
+    return committed | presets[name]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,174 @@
+"""What makes a CPU fast: each layer equals Keras's, and the same net is trained without it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stages import runtime
+from stages.training import cpu, layers
+from stages.training.head import new_head, with_head
+
+PROJECT = Path(__file__).resolve().parents[1]
+X = np.random.default_rng(1).normal(3.0, 2.0, (16, 5, 5, 4)).astype(np.float32)
+
+
+def trained(on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Train a small net for some steps; return its weights."""
+    monkeypatch.setattr(cpu, "gpus", lambda: ["GPU:0"] if on_gpu else [])
+    keras.utils.set_random_seed(1)
+    parts = [
+        keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise"),
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.Conv2D(4, 1, name="conv"),
+        keras.layers.GlobalAveragePooling2D(),
+    ]
+    twin = layers.for_training(keras.Sequential([keras.Input((5, 5, 4)), *parts]), "adapting", 0.9)
+    stand_ins = {type(layer) for layer in twin.layers} & {
+        cpu.FusedBatchNormalization,
+        cpu.DepthwiseConv2D,
+    }
+    assert len(stand_ins) == (0 if on_gpu else 2)
+    assert cpu.set_up() is False or not on_gpu
+    model = with_head(twin, new_head(4))
+    model.compile("adam", "mse")
+    model.fit(X, np.tile(np.eye(4), (4, 1)), batch_size=8, epochs=20, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+def test_with_a_gpu_the_same_is_trained_by_keras_own_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_gpu, of_cpu = (trained(on_gpu, monkeypatch) for on_gpu in (True, False))
+    for theirs, ours in zip(of_gpu, of_cpu, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("center", [True, False])
+def test_the_fused_layer_equals_keras_forward_backward_and_in_its_averages(
+    scale: bool, center: bool
+) -> None:
+    def one_step(layer: keras.layers.BatchNormalization) -> list[np.ndarray]:
+        layer.build(X.shape)
+        layer.set_weights([np.linspace(0.5, 2, 4)] * len(layer.get_weights()))
+        x = tf.constant(X)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(tf.sin(y))
+        variables = [x, *(v.value for v in layer.trainable_variables)]
+        gradients = tape.gradient(loss, variables)
+        inference = layer(x, training=False)
+        return [np.asarray(a) for a in [y, inference, *gradients, *layer.get_weights()]]
+
+    options = {"scale": scale, "center": center, "momentum": 0.7}
+    ours = one_step(cpu.FusedBatchNormalization(**options))
+    theirs = one_step(keras.layers.BatchNormalization(**options))
+    assert len(ours) == len(theirs) == 3 + 2 * (scale + center) + 2
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": (5, 3), "activation": "relu", "use_bias": False},
+        {"kernel_size": 3, "strides": 2},
+        {"kernel_size": 3, "dilation_rate": 2},
+        {"kernel_size": 3, "padding": "valid"},
+        {"kernel_size": 2},
+        {"kernel_size": 3, "depth_multiplier": 2},
+    ],
+)
+def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict[str, Any]) -> None:
+    def one_step(kind: type[keras.layers.DepthwiseConv2D]) -> list[np.ndarray]:
+        layer = kind(**{"padding": "same", "use_bias": False} | options)
+        layer.build(X.shape)
+        layer.set_weights(
+            [np.linspace(-1, 2, w.size).reshape(w.shape) for w in layer.get_weights()]
+        )
+        x = tf.constant(X)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(tf.sin(y))
+        return [y, *tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])]
+
+    for ours, theirs in zip(
+        one_step(cpu.DepthwiseConv2D),
+        one_step(keras.layers.DepthwiseConv2D),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_kernels_are_rounded_to_bfloat16_and_nothing_else() -> None:
+    """It has 8 binary digits: the neighbours of 1 + 3/512 are 1 and 1 + 1/128."""
+    net = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(1, 1)])
+    net.add(keras.layers.BatchNormalization())
+    before = [np.full(w.shape, 1 + 3 / 512, np.float32) for w in net.weights]
+    net.set_weights(before)
+    cpu.round_kernels(net)
+    kernel, *others = net.get_weights()
+    assert kernel.tolist() == [[[[1 + 1 / 128], [1 + 1 / 128]]]]
+    for now, then in zip(others, before[1:], strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+THREADS = """
+from unittest import mock
+from tensorflow.config.threading import get_inter_op_parallelism_threads as between
+from tensorflow.config.threading import get_intra_op_parallelism_threads as within
+from stages import runtime
+from stages.training import cpu
+for count, at_once in ((1, 1), (2, 1), (2, 2), (3, 2)):
+    with mock.patch("loky.cpu_count", lambda: count):
+        runtime.set_up(7)
+        cpu.set_up(at_once)
+    print([within(), between()])
+"""
+
+
+def test_there_are_as_many_threads_as_processors() -> None:
+    arguments = [sys.executable, "-c", THREADS]
+    said = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("[")]
+    assert lines == [[1, 1], [2, 2], [1, 2], [3, 3]]
+
+
+CONVOLUTION = """
+from unittest import mock
+import keras
+from stages import runtime
+from stages.training import cpu
+runtime.set_up(1)
+model = keras.Sequential([keras.Input((8, 8, 16)), keras.layers.Conv2D(16, 1)])
+def show():
+    model.make_predict_function(force=True)  # traced anew
+    print(model.predict_on_batch(keras.random.normal((4, 8, 8, 16), seed=1)).tolist())
+show()
+with mock.patch.object(cpu, "description", lambda: {"instructions": "avx2 avx512f"}):
+    cpu.set_up()
+show()
+cpu.set_up()
+show()
+"""
+
+
+def test_bfloat16_is_used_where_the_processor_has_it_and_changes_little() -> None:
+    arguments = [sys.executable, "-c", CONVOLUTION]
+    said = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
+    lines = [line for line in said.stdout.splitlines() if line.startswith("[")]
+    exact, older, rounded = (np.array(json.loads(line)) for line in lines)
+    np.testing.assert_array_equal(older, exact)
+    if "avx512_bf16" in runtime.description()["instructions"].split():
+        assert (rounded != exact).any()
+        np.testing.assert_allclose(rounded, exact, atol=0.05)
