@@ -48,9 +48,10 @@ def test_dvc_takes_over_a_preset_and_leaves_what_is_the_users_to_say(
     project.run("git", "commit", "-qam", "a pipeline that computes nothing")
     own = {"sha256": {"mine": "0" * 64}}
     project.set(backbone=own, fine_tune={"epochs": 9}, gate={"minimum": 0.5})
-    for name in ("accurate", "fastest"):
+    for name in ("accurate", "quick", "default", "fastest"):
         status, said = run_preset(project, name)
         assert status == 0, said
+        params.load(project.folder / "params.yaml")  # each value is allowed
         now = yaml.safe_load((project.folder / "params.yaml").read_text())
         for key, value in preset.settings(name).items():
             section, setting = key.split(".")

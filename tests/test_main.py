@@ -51,17 +51,6 @@ def test_a_python_without_the_packages_or_with_others_says_so(
     assert re.search(r"has tensorflow [0-9.]+, expected 2\.0\.1; run `make reproduce`", said)
 
 
-@pytest.mark.parametrize("package", ["numpy", "h5py"])
-def test_another_version_that_a_pythonpath_brings_says_so(
-    fresh: Project, tmp_path: Path, package: str
-) -> None:
-    information = tmp_path / f"{package}-0.1.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(f"Name: {package}\nVersion: 0.1\n")
-    said = one_line(fresh.stage("gate", PYTHONPATH=str(tmp_path)))
-    assert re.search(rf" has {package} 0\.1, expected \d.+; .* `unset PYTHONPATH` first", said)
-
-
 @pytest.mark.parametrize("package", ["pydantic", "keras"])
 def test_a_failing_import_shows_its_own_message(
     fresh: Project, tmp_path: Path, package: str

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dvc.repo.experiments.utils import EXEC_TMP_DIR
 
 from stages import download
 from stages.data import sources
@@ -188,6 +189,7 @@ def test_a_killed_download_goes_on_from_where_it_was(server: str) -> None:
 
 
 def test_mirror_comes_first_then_the_shared_folder(server: str, monkeypatch: MonkeyPatch) -> None:
+    assert f"/.dvc/tmp/{EXEC_TMP_DIR}/" == sources.EXPERIMENTS  # DVC has no public name for it
     monkeypatch.setenv("MIRROR", "../mine")
     files = [Path("../mine/file"), Path("../shared/mirror/file")]
     copy = Path(".dvc/tmp/exps/standalone/tmp1").absolute()
