@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Train a classifier of CIFAR-10 by transfer learning and save it as cifar10.h5 in this folder.
 
-`main` runs the pipeline that lies beside this file through DVC, so that what has been computed once
-is taken from its cache. `preprocess_data` needs nothing but NumPy: this file and cifar10.h5 can be
-used alone.
+`main` runs the pipeline in this file's folder through DVC, which reuses cached results.
+`preprocess_data` needs nothing but NumPy: this file and cifar10.h5 can be used alone.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def preprocess_data(
         ValueError: a shape, a dtype or a value is none of these. Floats that all lie in [0, 1] only
             give a warning, because such images could be black.
     """
-    import numpy as np  # here, so that `main` can start in a Python that has nothing
+    import numpy as np  # here, so that `main` can start without NumPy
 
     images, labels = np.asarray(X), np.asarray(Y)
     if images.ndim != 4 or images.shape[1:] != (32, 32, 3):
@@ -70,11 +69,11 @@ def preprocess_data(
 
 
 def main() -> None:
-    """Bring the model up to date and leave it in the current folder.
+    """Bring the model up to date and copy it to the current folder.
 
     The stages are the textbook's steps: build the net from `keras.applications` (backbone), freeze
     its first layers and compute their output once (features), train a new head on top (train_head),
-    unfreeze the layers after the cut and train on (fine_tune), save.
+    unfreeze the layers after the cut and continue training (fine_tune), save.
     """
     check_surroundings()
     for command in (["stages", "check"], ["dvc", "repro", "fine_tune"]):
@@ -90,9 +89,9 @@ def main() -> None:
 
 
 def check_surroundings() -> None:
-    """Refuse in one line, before any work, what would fail after minutes of it."""
+    """Exit early with one line where a run would fail after minutes."""
     if len(sys.argv) > 1:
-        sys.exit(f"error: {sys.argv[1:]}: expected no arguments; settings stand in params.yaml")
+        sys.exit(f"error: {sys.argv[1:]}: expected no arguments; settings are in params.yaml")
     if not (PROJECT / "stages").is_dir():
         sys.exit(f"error: training needs the whole project, {PROJECT} has no folder stages")
     if not importlib.util.find_spec("dvc"):
@@ -102,13 +101,10 @@ def check_surroundings() -> None:
         )
     if not os.access(Path.cwd(), os.W_OK) or Path(MODEL).is_dir():
         sys.exit(f"error: {Path.cwd() / MODEL} cannot be written; go to a folder where it can be")
-    mirror = os.environ.get("MIRROR")
-    if mirror and Path(mirror).is_dir():  # seen from here, not from the project
-        os.environ["MIRROR"] = str(Path(mirror).resolve())
 
 
 def environment() -> dict[str, str]:
-    """Return the environment that DVC needs: this Python by the PATH, a user's name, a home.
+    """Return the environment that DVC needs: this Python first in PATH, USER, HOME.
 
     A user id in a container may lack the last two.
     """
@@ -116,11 +112,14 @@ def environment() -> dict[str, str]:
     variables = {"USER": str(os.getuid()), **os.environ, "PATH": path}
     if not os.access(variables.get("HOME", ""), os.W_OK):
         variables["HOME"] = str(PROJECT / ".venv")
+    mirror = variables.get("MIRROR")
+    if mirror and Path(mirror).is_dir():  # relative to the current folder
+        variables["MIRROR"] = str(Path(mirror).resolve())
     return variables
 
 
 def save(source: Path, target: Path) -> None:
-    """Copy the finished model to the current folder, whole or not at all."""
+    """Copy the finished model to the current folder, atomically."""
     if not (target.exists() and target.samefile(source)):
         try:
             # Another run may save here at the same time.

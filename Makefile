@@ -1,4 +1,4 @@
-# `make reproduce` and `make test` are the two commands; each makes .venv first if it is out of date.
+# `make reproduce` and `make test` are the two commands; each creates or updates .venv first.
 BIN := .venv/bin
 # A recipe reads these from its environment, because in its text the shell would interpret them.
 override IMAGE := $(value IMAGE)
@@ -6,7 +6,7 @@ override PRESET := $(value PRESET)
 override SEEDS := $(value SEEDS)
 override PYTHON := $(or $(value PYTHON),python3)
 export IMAGE PRESET SEEDS PYTHON
-# DVC runs a stage's `python3` by the PATH.
+# DVC finds `python3` through PATH.
 export PATH := $(CURDIR)/$(BIN):$(value PATH)
 # DVC needs the user's name and home, which a user id in a container may lack.
 ifndef USER
@@ -18,7 +18,7 @@ endif
 # Packages are installed into .venv and imported from there, whatever is set for other projects.
 export PIP_USER := 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PYTHONPATH PYTHONHOME
-# Set in both, so that a lock does not depend on who writes it.
+# For both locks; independent of the user's index settings.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
@@ -46,10 +46,10 @@ predict: .venv/runtime ## classify a photo, or the photos in a folder: make pred
 preset: .venv/runtime ## run a preset of bench/presets.yaml: make preset PRESET=fastest
 	@$(BIN)/python -m bench.preset "$$PRESET"
 
-backbones: .venv/runtime ## print the applications that can be the backbone
+backbones: .venv/runtime ## list the available backbones
 	@$(BIN)/python -m stages.nets.applications
 
-bench: .venv/runtime ## time it beside Keras's guide and Keras's feature extraction
+bench: .venv/runtime ## compare with the Keras guide's two workflows
 	@$(BIN)/python -m bench.compare
 
 seeds: .venv/runtime ## run a preset with other seeds: make seeds PRESET=fastest SEEDS=20
@@ -58,7 +58,7 @@ seeds: .venv/runtime ## run a preset with other seeds: make seeds PRESET=fastest
 plot: .venv/development ## draw docs/frontier.svg from docs/experiments.csv
 	@$(BIN)/python -m bench.plot
 
-verify: .venv/runtime ## run the last commit twice from nothing, compare every digest; PRESET=
+verify: .venv/runtime ## run the last commit twice with empty caches, compare every digest; optional PRESET=
 	@$(BIN)/python -m bench.verify "$$PRESET"
 
 help: ## print the targets
@@ -69,7 +69,7 @@ lint: .venv/development ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-audit: .venv/development ## ask PyPI for known vulnerabilities of what is locked: needs the network
+audit: .venv/development ## check locked packages on PyPI for known vulnerabilities: needs the network
 	@$(BIN)/python -m pip_audit --strict --require-hashes --disable-pip --progress-spinner off \
 		-r requirements.txt -r requirements-dev.txt
 
@@ -80,11 +80,11 @@ lock: .venv/development ## write the newest allowed versions, with hashes
 clean: ## remove the environment; `dvc gc -w` cleans the cache
 	@rm -rf .venv
 
-# Scripts in .venv hold its path, so it is made anew after the project's folder was moved or copied.
+# Scripts in .venv contain its absolute path, so it is made anew after the project's folder was moved or copied.
 MOVED := $(shell [ "$$(cat .venv/path 2>/dev/null)" = "$$(pwd -P)" ] || echo moved)
 .PHONY: moved
 
-# A file inside .venv is the mark that its lock has been installed whole.
+# Stamp file: its lock is completely installed.
 .venv/runtime: requirements.txt $(MOVED)
 	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"error: Python is {v[0]}.{v[1]}, expected 3.11 to 3.13: make PYTHON=python3.11")'
 	@[ ! "$(MOVED)" ] && $(BIN)/python -m pip --version >/dev/null 2>&1 \

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Print the most probable classes of photos: `python predict.py photo.jpg folder`.
 
-The model is cifar10.h5, beside this file; stages/data/photos.py brings photos to its image size.
-What takes long to import is imported in functions, where Ctrl-C is one line already.
+The model is cifar10.h5, beside this file; stages/data/photos.py resizes photos to the model's input
+size. Slow imports are inside functions, after the Ctrl-C handler is set.
 """
 
 import argparse
@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import stages  # noqa: F401 - sets what TensorFlow reads from the environment
+from stages import paths
 from stages.errors import PipelineError
 
-MODEL = Path(__file__).resolve().with_name("cifar10.h5")
+MODEL = Path(__file__).resolve().parent / paths.MODEL
 NOTE = "Photos differ from the training images; images of no class also get class probabilities."
 BATCH = 32  # photos
 
 
 def main() -> int:
-    """Classify what is named; return 1 if a part of it or all of it cannot be read, else 0."""
+    """Classify what is named; return 1 if a named file cannot be read, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], epilog=NOTE)
     parser.add_argument("images", nargs="*", help="image files, folders of them")
     parser.add_argument("--json", action="store_true", help="print all probabilities, as JSON")
@@ -45,7 +46,7 @@ def main() -> int:
 
 
 def files(argument: str) -> list[Path]:
-    """Return the path that an argument is, or the files in the folder that it is."""
+    """Return the path itself, or the files in the folder."""
     from stages.data.photos import printable, walk
 
     if argument in ("", "-"):
@@ -95,7 +96,7 @@ def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
                     best = (f"{name:{width}} {p:.3f}" for p, name in row[:3])
                     print(f"{printable(path):{longest}}", *best, sep="   ", flush=True)
     if not table and not named:
-        raise PipelineError(f"none of {len(paths)} files could be read; name others")
+        raise PipelineError(f"no readable image in {len(paths)} files; name others")
     if table:
         print(json.dumps(table) if as_json else NOTE)
     return not failed & named
@@ -111,13 +112,14 @@ def description() -> tuple[list[str], tuple[int, int]]:
         raise PipelineError(f"{MODEL} is missing; `make reproduce` makes it")
     with reading(MODEL), h5py.File(MODEL) as file:
         if missing := {"class_names", "image_size"} - set(file.attrs):
-            raise PipelineError(f"{MODEL} lacks {' and '.join(sorted(missing))}; run `dvc repro`")
+            lacks = " and ".join(sorted(missing))
+            raise PipelineError(f"{MODEL} lacks {lacks}; run `make reproduce`")
         height, width = map(int, file.attrs["image_size"])
         return json.loads(file.attrs["class_names"]), (height, width)
 
 
 def load() -> Any:
-    """Return the Keras model, without the optimizer and the metrics, of which Keras would warn."""
+    """Return the Keras model without optimizer and metrics, about which Keras would warn."""
     import keras
 
     from stages.files import reading

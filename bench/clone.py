@@ -1,4 +1,4 @@
-"""The last commit in a folder of its own, where the pipeline runs from nothing."""
+"""A clone of a commit with an empty cache."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ class Clone(NamedTuple):
     def run(self, *arguments: str) -> tuple[float, float]:
         """Run `python -m`; end this process if it fails. Return wall seconds and peak MiB.
 
-        The memory is of one process, whichever of the command and its descendants had most.
+        The memory is the peak of the largest process, the command or a descendant.
         """
         command = [sys.executable, "-m", *arguments]
         start = time.perf_counter()
@@ -40,9 +40,9 @@ class Clone(NamedTuple):
 
 @contextmanager
 def clone(settings: Mapping[str, Any], commit: str = "HEAD") -> Iterator[Clone]:
-    """Clone a commit, with other values in params.yaml; the clone is gone after the block.
+    """Clone a commit, with other values in params.yaml; the clone is deleted after the block.
 
-    DVC has a cache of its own there, and none of the user's settings: results could come from them.
+    Own cache, no user configuration: nothing is reused.
     """
     with tempfile.TemporaryDirectory(prefix="cifar10-", ignore_cleanup_errors=True) as root:
         folder = Path(root, "project")
@@ -70,7 +70,7 @@ def change(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def mirror() -> str:
-    """Return MIRROR as seen from any folder; if unset, where this checkout has its archive from."""
+    """Return MIRROR as seen from any folder, else a folder that has the archive."""
     given = os.environ.get("MIRROR")
     for folder in [given] if given else [SHARED_MIRROR, ARCHIVE.parent]:
         if os.path.isdir(folder):

@@ -16,7 +16,7 @@ from stages.files import digest, replacing
 from stages.paths import ARCHIVE, ENVIRONMENT, METRICS
 
 TABLE = Path("data/bench/bench.csv")
-COLUMNS = ("what", "seconds", "accuracy on dev", "peak memory, MiB", "note")
+COLUMNS = ("solution", "seconds", "dev accuracy", "peak memory, MiB", "note")
 TRAIN_IMAGES = 45_000  # CIFAR-10's training images without dev
 
 

@@ -1,6 +1,6 @@
 """The two workflows of https://keras.io/guides/transfer_learning/, timed by `make bench`.
 
-Both have the benefit of the doubt: no XLA, no reproducible operations, no tf.data to be tuned.
+Both run under favorable conditions: no XLA, no reproducible operations, no tf.data autotuning.
 `python -m bench.guide RESULT fine_tuning 0.87` leaves what it found as JSON.
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from stages import params
-from stages.data.archive import CLASSES
 from stages.files import read_arrays
 from stages.nets.applications import APPLICATIONS
 from stages.nets.graph import pooled
@@ -30,7 +29,7 @@ LOSS = "sparse_categorical_crossentropy"
 RATE = 1e-4
 EPOCHS = 10  # of fine-tuning, at the most; dev is measured each quarter
 BATCH_SIZE = 128  # images
-INFERENCE = 50  # images at a time; divides slice and dev: another size would be traced anew
+INFERENCE = 50  # images at a time; must divide both counts, or TensorFlow retraces
 
 
 def fine_tuning(target: float) -> dict[str, float]:
@@ -44,15 +43,15 @@ def fine_tuning(target: float) -> dict[str, float]:
     net = build(own.name, own.image_size, WEIGHTS)
     net.trainable = False
     extractor = pooled(on_raw_images(net, APPLICATIONS[own.name].preprocessing, x.shape[1:]))
-    head = keras.layers.Dense(CLASSES, activation="softmax")
+    head = keras.layers.Dense(int(y.max()) + 1, activation="softmax")
     flip, dropout = keras.layers.RandomFlip("horizontal"), keras.layers.Dropout(0.2)
     model = keras.Sequential([flip, extractor, dropout, head])
-    model.compile("adam", LOSS, jit_compile=False)
+    model.compile("adam", LOSS)
     for batch in batches(len(x), epochs=1):
         model.train_on_batch(x[batch], y[batch])
 
     unfreeze(net)
-    model.compile(keras.optimizers.Adam(RATE), LOSS, jit_compile=False)
+    model.compile(keras.optimizers.Adam(RATE), LOSS)
     steps = len(x) // BATCH_SIZE  # in an epoch
     measuring = dev = 0.0
     for step, batch in enumerate(batches(len(x), EPOCHS), 1):
@@ -82,7 +81,7 @@ def batches(count: int, epochs: int) -> Iterator[npt.NDArray]:
 
 
 def feature_extraction(images: int) -> dict[str, float]:
-    """Run the net, at its own size, once over some training images; train a head on what it gives.
+    """Run the net at its native size once over some training images; train a head on the features.
 
     Returns:
         The head's accuracy on dev, images, images a second through the net, their side in pixels.
@@ -91,13 +90,13 @@ def feature_extraction(images: int) -> dict[str, float]:
     own = APPLICATIONS[params.load().backbone.name]
     net = build(own.name, own.native_size, WEIGHTS)
     extractor = pooled(on_raw_images(net, own.preprocessing, x.shape[1:]))
-    extractor.predict_on_batch(x[:INFERENCE])  # off the clock: traces the net
+    extractor.predict_on_batch(x[:INFERENCE])  # not timed: traces the net
     start = time.perf_counter()
     features = predict(extractor, x[:images], INFERENCE)
     rate = len(features) / (time.perf_counter() - start)
 
-    head = keras.Sequential([keras.layers.Dense(CLASSES, activation="softmax")])
-    head.compile("adam", LOSS, jit_compile=False)
+    head = keras.Sequential([keras.layers.Dense(int(y.max()) + 1, activation="softmax")])
+    head.compile("adam", LOSS)
     head.fit(features, y[:images], epochs=20, verbose=0)
     dev = accuracy(extractor, head, x_dev, y_dev)
     return {"dev": dev, "images": len(features), "rate": rate, "px": own.native_size}

@@ -23,7 +23,7 @@ STYLE = {
 
 
 def draw(table: Path, gate: float, plot: Path) -> None:
-    """Draw a table as SVG, the same bytes each time. A field may be empty, and has no mark then."""
+    """Draw a table as SVG, deterministic; empty fields are not plotted."""
     with table.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["minutes"]]
     rows.sort(key=lambda row: float(row["minutes"]))

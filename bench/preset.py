@@ -1,4 +1,4 @@
-"""`make preset PRESET=fastest`: run a preset of presets.yaml, as an experiment of DVC's."""
+"""`make preset PRESET=fastest`: run a preset of presets.yaml as a DVC experiment."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from stages.params import PARAMS
 
 PRESETS = Path(__file__).with_name("presets.yaml")
-OF_THE_USER = {"gate"}  # sections that no preset changes, like all `sha256`
+KEPT = {"gate"}  # sections that no preset changes, like all `sha256`
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def settings(name: str) -> dict[str, Any]:
     committed = {
         f"{section}.{key}": value
         for section, values in yaml.load(show.stdout).items()
-        if section not in OF_THE_USER
+        if section not in KEPT
         for key, value in values.items()
         if key != "sha256"
     }

@@ -1,4 +1,4 @@
-"""`make seeds PRESET=fastest SEEDS=20`: a preset with other seeds, and how much they matter.
+"""`make seeds PRESET=fastest SEEDS=20`: a preset, and the standard deviation over other seeds.
 
 A clone of the last commit runs the stages from `features` to `evaluate` once for each seed of
 views, head and order; what is held out as dev stays the same. Each row is printed as it is known.
@@ -28,8 +28,8 @@ def main(preset: str, seeds: int) -> None:
     print(f"\n| {preset}, {seeds} seeds | min | median | max | standard deviation |\n|{'---|' * 5}")
     for name, values in zip(("dev", "test"), zip(*found, strict=True), strict=True):
         spread = statistics.stdev(values)
-        all_of_them = (min(values), statistics.median(values), max(values), spread)
-        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in all_of_them)} |")
+        row = (min(values), statistics.median(values), max(values), spread)
+        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in row)} |")
 
 
 if __name__ == "__main__":

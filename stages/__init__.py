@@ -6,10 +6,10 @@ What TensorFlow and Keras read from the environment is set here, before anything
 import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json sets
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what ends the process is still seen
-# TensorFlow's own memory pool. Without it each large activation is mapped and given back by the C
-# library, and on some processors more than half of the time goes into page faults.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # fatal errors are still shown
+# TensorFlow's own memory allocator. Without it malloc maps and unmaps memory for each large
+# activation, and on some processors more than half of the time goes into page faults.
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
-# Another Keras, and training cut short behind the back of params.yaml.
+# These would select Keras 2 or limit training, overriding params.yaml.
 for _name in ("TF_USE_LEGACY_KERAS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
     os.environ.pop(_name, None)

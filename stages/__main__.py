@@ -1,8 +1,8 @@
-"""Run one stage: `python -m stages download`. `python -m stages check` looks at params.yaml alone.
+"""Run one stage: `python -m stages download`.
 
-Common to all stages: the environment and params.yaml are checked, one stage at a time runs in this
-folder, and user errors print one line. No result depends on this file, so it is no dependency in
-dvc.yaml.
+`python -m stages check` checks the environment and params.yaml, and sets up DVC outside Git. Common
+to all stages: both are checked, one stage at a time runs in this folder, and user errors print one
+line. No result depends on this file, so it is not a dependency in dvc.yaml.
 """
 
 import contextlib
@@ -52,17 +52,17 @@ def main(arguments: list[str]) -> int:
         fault = f"{sys.executable}: {error}; if a package is missing or damaged, `make reproduce`"
     except FileNotFoundError as error:
         fault = (
-            f"{error.filename or error} is missing; `dvc repro` makes outputs, `git checkout` "
-            "brings back files of the project"
+            f"{error.filename or error} is missing; `dvc repro` regenerates outputs, `git "
+            "checkout` restores project files"
         )
     except OSError as error:
         where = error.filename or f"{name}, writing"
         fault = (
             f"{where}: {error.strerror or error}; fix this, then run `dvc repro` (`dvc "
-            "checkout` brings back outputs that DVC has removed before this stage)"
+            "checkout` restores outputs that DVC has removed before this stage)"
         )
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; `dvc repro` goes on", file=sys.stderr)
+        print(f"{name}: interrupted; run `dvc repro` to resume", file=sys.stderr)
         return 130
     else:
         return 0
@@ -71,12 +71,12 @@ def main(arguments: list[str]) -> int:
 
 
 def check_environment() -> None:
-    """Refuse a Python in which a package that computes is not as requirements.txt locks it."""
+    """Raise unless keras, tensorflow, numpy and h5py have the locked versions."""
     remedy = "run `make reproduce`, or `source .venv/bin/activate` and `unset PYTHONPATH` first"
     with open("requirements.txt", encoding="utf-8") as file:
         lock = file.read()
     for name in ("keras", "tensorflow", "numpy", "h5py"):
-        locked = re.findall(rf"(?m)^{name}==(\S+)", lock)  # two, where Pythons need different ones
+        locked = re.findall(rf"(?m)^{name}==(\S+)", lock)  # several if Pythons need different ones
         try:
             found = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -88,7 +88,7 @@ def check_environment() -> None:
 
 
 def settings() -> "Params":
-    """Return what stands in params.yaml, checked."""
+    """Load and validate params.yaml."""
     from stages import params
     from stages.nets import applications
 
@@ -100,7 +100,7 @@ def settings() -> "Params":
 def check() -> None:
     """Check params.yaml; set DVC's `core.no_scm` if this folder is in no Git repository.
 
-    Without the option DVC needs one, and a downloaded archive of the project is none.
+    Otherwise DVC requires a Git repository; a ZIP download is not one.
     """
     settings()
     no_scm = False
@@ -117,7 +117,7 @@ def check() -> None:
 
 
 def run(name: str) -> None:
-    """Run a stage, alone in this folder, under settings that are the same at its end."""
+    """Run a stage under the lock; raise if its settings changed meanwhile."""
     from stages import params
 
     given = settings()
@@ -128,13 +128,13 @@ def run(name: str) -> None:
     if changed:
         raise PipelineError(
             f"params.yaml: {', '.join(changed)} changed while {name} ran, and DVC would record "
-            "what stands there now; run `dvc repro` again"
+            "the new value for this result; run `dvc repro` again"
         )
 
 
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Hold the lock on data/, which the system takes back however this process ends."""
+    """Hold the lock on data/; the kernel releases it when the process exits."""
     os.makedirs("data", exist_ok=True)
     with open("data/.lock", "a+", encoding="utf-8") as file:
         try:

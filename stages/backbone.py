@@ -1,4 +1,4 @@
-"""Stage 2: fetch the backbone's ImageNet weights, so that nothing after needs a network."""
+"""Stage 2: fetch the backbone's ImageNet weights, so that later stages work offline."""
 
 import os
 from pathlib import Path
@@ -52,7 +52,7 @@ def load_and_save(weights: Path, settings: "Backbone") -> None:
 
 
 def fetched(settings: "Backbone") -> Path:
-    """Fetch the application's ImageNet weights; return the file, which lies beside the output."""
+    """Fetch the application's ImageNet weights; return the file, in the output's folder."""
     official = official_weights(settings.name)
 
     def accept(path: Path, found: str, place: str) -> str | None:
@@ -74,8 +74,8 @@ def fetched(settings: "Backbone") -> Path:
     names = [official.name]
     module = APPLICATIONS[settings.name].module
     if sum(application.module == module for application in APPLICATIONS.values()) == 1:
-        names.append(f"{module}_notop.weights.h5")  # where only this application has that name
+        names.append(f"{module}_notop.weights.h5")  # if no other application shares the module
     weights = WEIGHTS.with_name(official.name)
     place = sources.fetch(names, official.url, weights, accept)
-    # Keras chooses the format by the name that the file had where it came from.
+    # Keras infers the format from the name, so the original name is restored.
     return weights.rename(weights.with_name(Path(place).name))

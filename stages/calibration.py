@@ -16,7 +16,7 @@ def cross_entropy(probabilities: npt.NDArray, labels: npt.NDArray) -> float:
 
 
 def reliability(probabilities: npt.NDArray, labels: npt.NDArray) -> list[npt.NDArray]:
-    """Sort predictions (n, classes) by confidence, the largest probability, into equal bins.
+    """Bin predictions (n, classes) by confidence, the largest probability, in bins of equal width.
 
     Returns:
         Three arrays (BINS,): the number of predictions in each bin, the sum of their confidences,
@@ -24,7 +24,7 @@ def reliability(probabilities: npt.NDArray, labels: npt.NDArray) -> list[npt.NDA
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    # A confidence can be above 1 by a rounding.
+    # Rounding can make a confidence exceed 1.
     bin_of = (np.ceil(confidence * BINS).astype(int) - 1).clip(0, BINS - 1)
     return [np.bincount(bin_of, weights, BINS) for weights in (None, confidence, right)]
 
@@ -42,8 +42,8 @@ def ece(probabilities: npt.NDArray, labels: npt.NDArray) -> float:
 def scale(probabilities: npt.NDArray, temperature: float) -> npt.NDArray[np.float64]:
     """Divide the logits by a temperature: above 1 lowers confidence; the ranking is unchanged.
 
-    Logits are logarithms of probabilities, but for a constant, so softmax(logits / temperature) is
-    probabilities ** (1 / temperature), normalised.
+    Logits are logarithms of probabilities up to a constant, so softmax(logits / temperature) is
+    probabilities ** (1 / temperature), normalized.
     """
     powers = probabilities.astype(np.float64) ** (1 / temperature)
     return powers / powers.sum(axis=1, keepdims=True)

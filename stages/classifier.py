@@ -13,7 +13,7 @@ import numpy as np
 from stages.files import replacing_hdf5
 from stages.nets.graph import applied, pooled
 
-# For training the saved model on: https://keras.io/guides/transfer_learning/
+# Learning rate for further training: https://keras.io/guides/transfer_learning/
 LEARNING_RATE = 1e-5
 
 
@@ -22,9 +22,9 @@ def classifier(
 ) -> keras.Model:
     """Return a compiled model: images in [0, 255] -> probabilities (n, classes).
 
-    It is flat: the layers of the backbone (raw images -> the last feature map) are in
-    `model.layers`, the last but one gives the pooled features. With `test_time_flip` these are the
-    average of image and mirror image: layers are applied twice, `layer.output` is of the image.
+    It is flat: `model.layers` has the layers of the backbone (raw images -> the last feature map).
+    `model.layers[-2]` outputs the pooled features, averaged over image and mirror image if
+    `test_time_flip`; layers are then called twice, and `layer.output` is of the call on the image.
     """
     features = pooled(backbone)
     images, x = features.input, features.output
@@ -41,9 +41,9 @@ def classifier(
 
 
 def mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Mirror images left to right, (n, height, width, 3), with layers that every .h5 can hold.
+    """Mirror images left to right, (n, height, width, 3), with layers that load from .h5.
 
-    `keras.ops.flip` would not load again, so columns are exchanged by a fixed permutation matrix.
+    `keras.ops.flip` cannot be loaded from .h5, so a fixed permutation matrix exchanges columns.
     """
     columns = images.shape[2]
     exchange = keras.layers.Dense(columns, use_bias=False, trainable=False, name="exchange_columns")
@@ -54,7 +54,7 @@ def mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
-    """Write what `model.save` does, a compiled model as .h5, whole or not at all.
+    """Write what `model.save` does, a compiled model as .h5, atomically.
 
     The file has two attributes that Keras ignores: `class_names`, JSON, in the order of the
     outputs, and `image_size`, (height, width) in pixels.
@@ -65,8 +65,8 @@ def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
     with replacing_hdf5(path, model) as partial:
         model.save(partial)
         with h5py.File(partial, "r+") as file:
-            # The state of an optimizer that has done no step. Keras would load it as one without
-            # variables, and the model could not be trained on.
+            # Remove the empty optimizer state: Keras would restore an optimizer without variables,
+            # with which the model could not be trained.
             del file["optimizer_weights"]
             for name in ("model_config", "training_config"):
                 file.attrs[name] = json.dumps(portable(json.loads(file.attrs[name])))
@@ -75,12 +75,12 @@ def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
 
 
 def portable(config: Any) -> Any:
-    """Return a part of a model's configuration without what only restates a default.
+    """Remove values that equal the defaults from a part of a model's configuration.
 
     Each version of Keras writes keys that older ones refuse, such as `quantization_config` of
     Dense, nearly always with the value that the class assumes without them. The float type is
     written as its name, which every Keras 3 reads. `training` in the arguments of a call is the
-    default of the layer, too, which Keras after 3.15 would take for a choice.
+    default of the layer, too, which Keras after 3.15 would treat as set explicitly.
     """
     if isinstance(config, list):
         return [portable(value) for value in config]

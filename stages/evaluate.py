@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 def main(params: "Params") -> None:
     """Write metrics.json, tables, the model card and the environment that they were measured in.
 
-    "val" is what tests/0-main.py measures: the archive's official test images, on which
-    nothing was chosen. "dev" is the part of the training images on which everything was. The
-    accuracy after the head alone is without the mirror image.
+    `val_*`: official test images (what tests/0-main.py measures), not used for model selection;
+    `dev_*`: held-out training images, used for it; after the head: without test-time augmentation.
     """
     set_up(0)
     x_dev, y_dev, x_test, y_test, names = read_arrays(
@@ -49,7 +48,7 @@ def main(params: "Params") -> None:
         model = keras.models.load_model(MODEL)
     dev, test = (predict(model, x, params.evaluate.batch_size) for x in (x_dev, x_test))
     if not (np.isfinite(dev).all() and np.isfinite(test).all()):
-        raise PipelineError(f"{MODEL} gives NaN; train again with a lower fine_tune.learning_rate")
+        raise PipelineError(f"{MODEL} predicts NaN; retrain with a lower fine_tune.learning_rate")
 
     predicted = test.argmax(axis=1)
     right = predicted == y_test
@@ -91,7 +90,7 @@ def model_card(
         weights = str(file.attrs["source"])
     archive = digest(ARCHIVE)
     named = params.backbone.sha256 | params.download.sha256
-    names = {digest: name for name, digest in named.items()}
+    names = {sha256: name for name, sha256 in named.items()}
     return Template(Path(__file__).with_name("model_card.md").read_text()).substitute(
         {name: f"{value:.4f}" for name, value in metrics.items()},
         **dict(params.backbone),
@@ -106,5 +105,5 @@ def model_card(
 
 
 def rounded(value: Any) -> float:
-    """Round to six digits: further ones are rounding errors of float32."""
+    """Round to six digits; more are float32 rounding errors."""
     return round(float(value), 6)

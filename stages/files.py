@@ -17,10 +17,10 @@ from stages.errors import PipelineError, reason
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; rename it to `path` if the block succeeds.
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
-    What is written may be a file or a folder. If the block raises, what it wrote is removed and
-    whatever stood at `path` before is left as it was. A missing folder is made.
+    It may be a file or a folder (not atomic: the old folder is removed first). If the block raises,
+    what it wrote is removed and `path` is as it was before. A missing parent folder is created.
 
     Yields:
         A path in the same folder (so that the rename is atomic), with the same suffix, because
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
             _remove(path)
         os.replace(partial, path)
     except OSError as error:
-        # A full disk is found in write(), which has no name, or in a copy, which has two.
+        # On a full disk, write() raises without a file name, a copy with two.
         if error.errno and str(partial) in (str(error.filename or partial), str(error.filename2)):
             error.filename, error.filename2 = str(path), None
         raise
@@ -50,8 +50,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_hdf5(path: Path, model: Any) -> Iterator[Path]:
     """Do as `replacing` for a file in which Keras stores a model's weights.
 
-    Where the disk is full HDF5 loses data without an exception, or kills the process. So a file
-    that is a little larger is written first, which ends in an ordinary OSError.
+    On a full disk, HDF5 loses data silently or crashes; a slightly larger dummy file first turns
+    that into an OSError.
     """
     with replacing(path) as partial:
         partial.write_bytes(os.urandom(2**20 + 4 * model.count_params()))
@@ -60,11 +60,11 @@ def replacing_hdf5(path: Path, model: Any) -> Iterator[Path]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what libraries raise over a damaged output of an earlier stage into one line.
+    """Convert library exceptions about a damaged file to a one-line PipelineError.
 
     Raises:
         PipelineError: it is damaged.
-        OSError: it is missing or may not be read; this names itself.
+        OSError: it is missing or unreadable; passed on unchanged.
     """
     try:
         yield

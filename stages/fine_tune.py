@@ -33,7 +33,7 @@ def main(params: "Params") -> None:
     """Write the model (raw images in, probabilities out, compiled) and the learning curve."""
     settings = params.fine_tune
     set_up(settings.seed)
-    in_bfloat16 = cpu.set_up(at_once=2)  # halves of a batch
+    in_bfloat16 = cpu.set_up(at_once=2)  # two half batches in parallel
     x_dev, y_train, y_dev, names = read_arrays(DATASET, "x_dev", "y_train", "y_dev", "class_names")
     views = [activations.load(train_view(number)) for number in range(params.features.views)]
     train = Batches(
@@ -51,7 +51,6 @@ def main(params: "Params") -> None:
         recipe.optimizer(settings.learning_rate, steps, settings.weight_decay, settings.optimizer),
         recipe.loss(settings.label_smoothing),
         metrics=["accuracy"],
-        jit_compile=False,  # XLA is several times slower than oneDNN on these nets on a CPU
     )
     depends_on = fingerprint("fine_tune", params) + json.dumps(description())
     checkpoint = Checkpoint(CHECKPOINT, depends_on)
@@ -70,4 +69,4 @@ def main(params: "Params") -> None:
     model = classifier.classifier(backbone.on_raw_images(), head, settings.test_time_flip)
     classifier.save(model, MODEL, names)
     checkpoint.remove()
-    print(f"fine-tuned: accuracy on dev {dev_accuracy:.4f}, without the mirror image")
+    print(f"fine-tuned: dev accuracy {dev_accuracy:.4f}, without test-time augmentation")

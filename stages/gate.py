@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def main(params: "Params") -> None:
-    """Compare val_accuracy in metrics.json with gate.minimum; anything but a clear pass raises."""
+    """Compare val_accuracy in metrics.json with gate.minimum; raise unless it passes."""
     try:
         measured = json.loads(METRICS.read_text(encoding="utf-8"))["val_accuracy"]
         if isinstance(measured, bool) or not 0 <= measured <= 1:  # NaN too

@@ -1,4 +1,4 @@
-"""The schema of params.yaml: every key, its type, its range. Checked whole before any work."""
+"""The schema of params.yaml: every key, its type, its range; validated before any work."""
 
 import difflib
 import json
@@ -64,7 +64,7 @@ class Features(_Section):
     """Which views of the training images go through the frozen prefix."""
 
     views: Annotated[int, Field(strict=True, ge=1, le=64)]
-    shift: Annotated[int, Field(strict=True, ge=0, le=16)]
+    shift: CountOrZero
     batch_size: Count
     seed: Seed
 
@@ -129,7 +129,7 @@ def load(path: Path = PARAMS) -> Params:
         OSError: it cannot be read.
     """
     try:
-        # As DVC reads it: 010 is ten, and no key may stand twice. YAML 1.1 has eight there.
+        # YAML 1.2, as in DVC: 010 is 10 (8 in YAML 1.1); duplicate keys are errors.
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except OSError:
         raise
@@ -151,7 +151,7 @@ def definition(stage: str) -> dict[str, Any]:
 
 
 def of_stage(stage: str, params: Params) -> dict[str, Any]:
-    """Return those settings that dvc.yaml names for a stage, by the names that stand there."""
+    """Return the settings listed for a stage in dvc.yaml, keyed as there."""
     values = {}
     for name in definition(stage).get("params", []):
         section, _, key = name.partition(".")
@@ -162,10 +162,9 @@ def of_stage(stage: str, params: Params) -> dict[str, Any]:
 
 
 def fingerprint(stage: str, params: Params) -> str:
-    """Return as text what a stage's result depends on, but for the environment.
+    """Return a fingerprint of a stage's settings and dependencies (size, mtime), as text.
 
-    That is its settings, and the files that dvc.yaml names as its dependencies, which may be many
-    gigabytes, by size and time of last change.
+    Dependencies may be many gigabytes. The environment is not included.
     """
     files: list[Path] = []
     for path in map(Path, definition(stage)["deps"]):

@@ -1,4 +1,4 @@
-"""Where each stage's output stands, relative to the project's folder."""
+"""Paths of outputs, relative to the project's folder."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ ENVIRONMENT = Path("data/evaluate/environment.json")
 METRICS = Path("metrics.json")
 MODEL_CARD = Path("MODEL_CARD.md")
 REPORT = Path("data/report")
-# No output: what fine-tuning goes on from when it was interrupted.
+# Not a DVC output: the checkpoint for resuming fine_tune.
 CHECKPOINT = Path("data/checkpoint/fine_tune.npz")
 
 

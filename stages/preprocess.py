@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def main(params: "Params") -> None:
     """Write data/processed/cifar10.npz and dev_index.npy.
 
-    The first has x_train, x_dev, x_test: uint8 (n, 32, 32, 3); y_train, y_dev, y_test: uint8 (n,);
-    class_names: str (10,). Train and dev divide the archive's training images; test is in the
-    archive's order. The second, int64 (n,), is the indices of dev among the training images.
+    The first has x_train, x_dev, x_test: uint8 (n, height, width, 3); y_train, y_dev, y_test: uint8
+    (n,); class_names: str (classes,). Train and dev divide the archive's training images; test is
+    in the archive's order. The second, int64 (n,), is the index of dev in the training images.
     """
     data = archive.read(ARCHIVE)
     train, dev = stratified_split(

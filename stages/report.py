@@ -67,12 +67,12 @@ def main(params: "Params") -> None:
 def label_suspects(probabilities: npt.NDArray, labels: npt.NDArray) -> npt.NDArray[np.intp]:
     """Return likely label errors, lowest self-confidence first.
 
-    The order is by self-confidence, the probability of the given label (Northcutt et al. 2021,
-    Confident Learning, https://arxiv.org/abs/1911.00068).
+    Self-confidence is the probability of the given label (Northcutt et al. 2021, Confident
+    Learning, https://arxiv.org/abs/1911.00068).
 
-    It is a list to look through, no list of errors: an unusual image, or one that is hard for this
-    model, ranks as high as one with a wrong label. It excludes training images, which the
-    model was fitted to, and is biased on dev, on which the settings were chosen.
+    Candidates for manual review: an unusual image, or one that is hard for this model, ranks as
+    high as one with a wrong label. Training images are excluded, because the model was fitted to
+    them; results on dev are biased, because the settings were chosen on it.
 
     Returns:
         Indices of those labels (n,) that differ from the predicted class: (m,), m <= n.
@@ -95,7 +95,7 @@ def drawn_images(images: npt.NDArray, captions: list[str]) -> Figure:
 
 
 def reliability_diagram(test: npt.NDArray, y_test: npt.NDArray, temperature: float) -> Figure:
-    """Draw accuracy against confidence on test, as it is and at a temperature fitted on dev."""
+    """Draw accuracy against confidence on test, uncalibrated and with temperature scaling."""
     figure = Figure(figsize=(6, 7), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     above.plot([0, 1], [0, 1], "--", c="gray", label="calibrated")
@@ -115,6 +115,6 @@ def reliability_diagram(test: npt.NDArray, y_test: npt.NDArray, temperature: flo
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a picture, the same bytes each time."""
+    """Save a picture without varying metadata."""
     with replacing(path) as partial:
         figure.savefig(partial, metadata={"Software": None})

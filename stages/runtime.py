@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-# Instruction sets by which kernels are chosen, each with its own order of adding and rounding.
+# Instruction sets that affect kernel selection, hence the order of additions.
 INSTRUCTION_SETS = ("avx", "amx", "fma", "f16c", "sse4", "asimd", "sve", "bf16", "i8mm")
-# Environment variables that choose how TensorFlow, oneDNN and NumPy compute begin so.
+# Prefixes of environment variables that affect TensorFlow, oneDNN and NumPy.
 VARIABLES = (
     *("TF_CPU_", "TF_ENABLE_", "TF_NUM_", "TF_SET_", "TF_XLA_", "XLA_"),
     *("ONEDNN_", "DNNL_", "OMP_", "NPY_", "CUDA_"),
@@ -28,8 +28,8 @@ def set_up(seed: int) -> None:
     """Make this process reproducible, and print what it runs on.
 
     Seeds Python, NumPy and TensorFlow, and lets TensorFlow use only reproducible operations. The
-    same machine then gives the same bits; another processor may round otherwise. TensorFlow gets as
-    many threads as there are processors, unless it has computed already.
+    same machine then gives the same bits; another processor may round differently. TensorFlow gets
+    as many threads as there are processors, unless TensorFlow is initialized.
     """
     count = loky.cpu_count()
     with contextlib.suppress(RuntimeError):  # it has computed already, as it can have in a test
@@ -43,13 +43,11 @@ def set_up(seed: int) -> None:
     keras.config.set_epsilon(1e-7)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    print(json.dumps(description()))
-    cpu = f"the CPU, {count} threads"
-    print(f"computes on {', '.join(gpus()) or cpu}", flush=True)
+    print(json.dumps(description()), flush=True)
 
 
 def gpus() -> list[str]:
-    """Name the GPUs that TensorFlow computes on, if any. With one this has not been run."""
+    """Name the GPUs that TensorFlow computes on, if any; untested with a GPU."""
     return [gpu.name for gpu in tf.config.list_physical_devices("GPU")]
 
 
@@ -67,6 +65,7 @@ def description() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor.get("model name") or platform.processor() or platform.machine(),
         "processors": loky.cpu_count(),
+        "device": ", ".join(gpus()) or "CPU",
         "instructions": " ".join(sorted(f for f in flags if f.startswith(INSTRUCTION_SETS))),
         **{name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
     }
@@ -83,10 +82,9 @@ def _first_processor() -> dict[str, str]:
 
 
 def predict(model: keras.Model, x: npt.NDArray, batch_size: int) -> npt.NDArray[np.float32]:
-    """Return what `model.predict` does, sooner.
+    """Like `model.predict`, without its tf.data autotuning.
 
-    Given an array, `predict` makes a dataset which tf.data tunes while it runs, and in the end
-    waits for the tuner's sleep: 17 s after 24 s of work (TensorFlow 2.21.0, one run).
+    Its thread delays the return: 17 s after 24 s of work (TensorFlow 2.21.0, one run).
     """
     starts = range(0, len(x), batch_size)
     return np.concatenate([model.predict_on_batch(x[i : i + batch_size]) for i in starts])

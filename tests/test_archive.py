@@ -131,7 +131,7 @@ def test_what_is_no_whole_archive_is_named(path: Path) -> None:
     assert "damaged" in fault(path, zipped[:9])
     link = tarfile.TarInfo("test_batch")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    assert "test_batch: expected a file of CIFAR-10: it is no plain" in fault(path, link.tobuf())
+    assert "test_batch: expected a file of CIFAR-10: not a regular" in fault(path, link.tobuf())
     quoting = packed({"test_batch": b"F\x1b[31m\n."})  # a number that is a terminal's command
     assert "could not convert string to float" in fault(path, quoting)
     path.unlink()
@@ -150,4 +150,4 @@ CALLS = ["c{}\n{}\n(Vx\ntR.", "V{}\nV{}\n\x93(Vx\ntR.", "(Vx\ni{}\n{}\n."]
 )
 def test_a_pickle_may_call_nothing(path: Path, call: str, module: str, name: str) -> None:
     content = files() | {"data_batch_1": call.format(module, name).encode("latin-1")}
-    assert f"it refers to '{module}.{name}'" in fault(path, packed(content))
+    assert f"references '{module}.{name}'" in fault(path, packed(content))

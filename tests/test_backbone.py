@@ -111,7 +111,7 @@ def test_what_comes_after_the_last_layer_is_left_out(weights: Path) -> None:
 
 @pytest.mark.parametrize("name", ["conv_pw_1_rel", "input_layer"])
 def test_a_last_layer_that_is_none_names_the_nearest(name: str) -> None:
-    said = f"backbone.last_layer = '{name}' is no layer of .* nearest: .*conv_.*or all"
+    said = f"backbone.last_layer = '{name}' is not a layer of .* nearest: .*conv_.*or all"
     with pytest.raises(PipelineError, match=said):
         cut_at(0.4, last_layer=name)
 
@@ -122,5 +122,5 @@ def test_a_last_layer_without_maps_is_none() -> None:
     pooled = keras.layers.GlobalAveragePooling2D(name="vector")(x)
     net = keras.Model(image, keras.layers.Dense(2)(pooled))
     assert cut.truncated(net, "maps").output_shape == (None, 6, 6, 4)
-    with pytest.raises(PipelineError, match=r"'vector' is no layer of .*; nearest: maps \(or all"):
+    with pytest.raises(PipelineError, match=r"'vector' is not a layer .*; nearest: maps \(or all"):
         cut.truncated(net, "vector")

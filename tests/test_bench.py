@@ -196,7 +196,7 @@ def test_three_ways_are_measured(here: Project, capfd: pytest.CaptureFixture[str
     assert "after 0.50 epochs" in fine_tuning  # it stops as soon as the target is reached
     assert extraction.startswith("45,000 images at")
     said = capfd.readouterr().out
-    assert said.splitlines()[-5].startswith("| what | seconds |")
+    assert said.splitlines()[-5].startswith("| solution | seconds |")
     assert '"processor": ' in said.splitlines()[-7]
 
 

@@ -81,5 +81,5 @@ def test_a_constant_added_or_multiplied_changes_no_bit() -> None:
 def test_what_is_built_in_is_kept_and_what_nobody_knows_is_named() -> None:
     whole = net(lambda x, y: keras.layers.Add()([x, y]))
     assert rewritten(whole) is whole
-    with pytest.raises(PipelineError, match=r"net: \w+ \(Subtract\) is no built-in layer"):
+    with pytest.raises(PipelineError, match=r"net: \w+ \(Subtract\) is not a built-in layer"):
         rewritten(net(lambda x, y: x - y))

@@ -104,7 +104,7 @@ def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict
 
 
 def test_kernels_are_rounded_to_bfloat16_and_nothing_else() -> None:
-    """It has 8 binary digits: the neighbours of 1 + 3/512 are 1 and 1 + 1/128."""
+    """It has 8 binary digits: the neighbors of 1 + 3/512 are 1 and 1 + 1/128."""
     net = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(1, 1)])
     net.add(keras.layers.BatchNormalization())
     before = [np.full(w.shape, 1 + 3 / 512, np.float32) for w in net.weights]

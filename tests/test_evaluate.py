@@ -56,7 +56,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_model(factor: float = 0.02) -> keras.Model:
-    """Write a model that looks at the mean colour, by a layer `logits` with random weights."""
+    """Write a model that looks at the mean color, by a layer `logits` with random weights."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [
@@ -141,7 +141,7 @@ def test_a_model_that_gives_no_numbers_is_not_measured() -> None:
     write_model(factor=1e38)
     METRICS.write_text("of the run before")
     with pytest.raises(
-        PipelineError, match=r"cifar10\.h5 gives NaN; train again with a lower fine_"
+        PipelineError, match=r"cifar10\.h5 predicts NaN; retrain with a lower fine_"
     ):
         evaluate.main(ALL)
     assert METRICS.read_text() == "of the run before"

@@ -78,10 +78,10 @@ def test_a_loss_that_is_no_number_stops_with_a_line(tmp_path: Path) -> None:
     curve = tmp_path / "curve.csv"
     broken = X.copy()
     broken[7] = np.nan
-    expected = r"fine_tune: the loss became nan in step [123] of epoch 1, at a rate of 0\.0\d+; low"
+    expected = r"the loss became nan in step [123] of epoch 1, at a learning rate of 0\.0\d+; lower"
     with pytest.raises(PipelineError, match=expected):
         train_small(small_model(), small_batches(broken), epochs=1, curve=curve)
-    expected = "fine_tune: the loss on dev is nan at the end of epoch 1, at a rate of .*; lower"
+    expected = "the loss on dev is nan at the end of epoch 1, at a learning rate of .*; lower"
     with pytest.raises(PipelineError, match=expected):
         train_small(small_model(), dev=small_batches(broken), epochs=1, curve=curve)
 

@@ -123,7 +123,7 @@ def test_fine_tuning_goes_on_after_its_last_epoch(project: Project, number: sign
     else:
         assert status == 130
         said = project.log.read_text()
-        assert said.endswith("\nfine_tune: interrupted; `dvc repro` goes on\n")
+        assert said.endswith("\nfine_tune: interrupted; run `dvc repro` to resume\n")
         assert "Traceback" not in said
         assert project.halves() == []
     assert (project.folder / "cifar10.h5").read_bytes() == model

@@ -38,7 +38,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "CMYK"])
-def test_colours_are_kept_in_every_mode(mode: str, tmp_path: Path) -> None:
+def test_colors_are_kept_in_every_mode(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
     half_green(mode).save(path)
     x = photos.read(path, SIZE)
@@ -61,20 +61,20 @@ def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     [
         (np.uint8(80), (80, 80, 80)),
         (np.bool_(True), WHITE),
-        (np.array([80, 0], np.uint8), WHITE),  # grey, transparent
+        (np.array([80, 0], np.uint8), WHITE),  # gray, transparent
         (np.array([*RED, 0], np.uint8), WHITE),
         (np.array([*RED, 128], np.uint8), (255, 127, 127)),
         (np.array([*RED, 255], np.uint8), RED),
     ],
 )
-def test_grey_and_transparency(pixel: np.ndarray, seen: tuple, tmp_path: Path) -> None:
+def test_gray_and_transparency(pixel: np.ndarray, seen: tuple, tmp_path: Path) -> None:
     Image.fromarray(np.tile(pixel, (40, 40, *np.ones(pixel.ndim, int)))).save(tmp_path / "a.png")
     assert (photos.read(tmp_path / "a.png", SIZE) == seen).all()
 
 
-def test_a_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
-    grey = Image.fromarray(np.full((40, 40), 1000, np.uint16))
-    grey.save(tmp_path / "a.png", transparency=1000)
+def test_a_transparent_gray_of_16_bits_is_white(tmp_path: Path) -> None:
+    gray = Image.fromarray(np.full((40, 40), 1000, np.uint16))
+    gray.save(tmp_path / "a.png", transparency=1000)
     assert (photos.read(tmp_path / "a.png", SIZE) == WHITE).all()
 
 
@@ -85,7 +85,7 @@ def test_an_image_of_the_size_stays_as_it_is(tmp_path: Path) -> None:
 
 
 @given(width=st.integers(1, 90), height=st.integers(1, 90))
-def test_the_square_in_the_centre_is_cut_out(
+def test_the_square_in_the_center_is_cut_out(
     width: int, height: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Red, if only what is to both sides of it is green; the filter mixes the two at the edge."""

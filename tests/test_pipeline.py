@@ -157,7 +157,7 @@ def test_what_is_damaged_or_missing_is_named_and_comes_back(project: Project) ->
     assert re.fullmatch(r"error: data/features/dev\.npy: damaged \(.*\); run `dvc repro`", said)
     (project.folder / "data/head/curve.csv").unlink()
     said = one_line(project.stage("evaluate"))
-    assert said.startswith("error: data/head/curve.csv is missing; `dvc repro` makes outputs")
+    assert said.startswith("error: data/head/curve.csv is missing; `dvc repro` regenerates outputs")
     assert project.repro() == []
     assert project.outputs() == expected
     assert "up to date" in project.dvc("status").stdout
@@ -167,7 +167,7 @@ def test_fine_tuning_that_is_forced_trains_again(project: Project) -> None:
     expected = project.outputs()
     result = project.dvc("repro", "--force", "--single-item", "fine_tune")
     assert "Epoch 1/3" in result.stdout, result.stdout + result.stderr
-    assert "goes on" not in result.stdout
+    assert "resuming" not in result.stdout
     assert project.outputs() == expected
 
 
@@ -215,7 +215,7 @@ def test_ctrl_c_under_dvc_is_one_line(slow_gate: Project) -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
         assert process.wait(LIMIT) != 0
     said = slow_gate.log.read_text()
-    assert said.count("gate: interrupted; `dvc repro` goes on\n") == 1, said
+    assert said.count("gate: interrupted; run `dvc repro` to resume\n") == 1, said
     assert "Traceback" not in said
 
 

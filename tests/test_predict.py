@@ -192,7 +192,7 @@ def test_what_is_no_file_is_one_line_before_tensorflow_starts(
 def test_a_folder_without_an_image_is_an_error(main: Main) -> None:
     Path("texts").mkdir()
     shutil.copy("notes.jpg", "texts")
-    with pytest.raises(PipelineError, match="none of 1 files could be read"):
+    with pytest.raises(PipelineError, match="no readable image in 1 files"):
         main("texts")
 
 
@@ -201,7 +201,7 @@ def test_a_model_that_cannot_be_used_is_one_line(folder: Path) -> None:
     model = folder.parent / "cifar10.h5"
     with h5py.File(model, "a") as file:
         file.attrs.clear()
-    lacks = f"{model} lacks class_names and image_size; run `dvc repro`"
+    lacks = f"{model} lacks class_names and image_size; run `make reproduce`"
     assert lacks in one_line(run(folder, "1.JPG"))
     model.write_bytes(b"")
     assert f"{model}: damaged" in one_line(run(folder, "1.JPG"))

@@ -32,21 +32,26 @@ def test_weights_are_decayed_and_biases_are_not() -> None:
 
 
 def test_only_a_pointwise_kernel_takes_an_orthogonal_step() -> None:
+    """Two steps, against the formulas of Jordan et al. and, for the size, of Liu et al."""
     shapes = {"pointwise": (1, 1, 6, 24), "depthwise": (3, 3, 6, 1), "head": (6, 10)}
-    variables = {
-        name: keras.Variable(np.zeros(shape, np.float32), name=name)
-        for name, shape in shapes.items()
-    }
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in shapes.values()]
     rng = np.random.default_rng(1)
-    gradients = [rng.normal(size=shape).astype(np.float32) for shape in shapes.values()]
-    muon = recipe.optimizer(0.1, steps=10, name="muon")
-    muon.apply(gradients, list(variables.values()))
-    steps = {name: -np.array(variable) / 0.1 for name, variable in variables.items()}
-    singular = np.linalg.svd(steps["pointwise"][0, 0], compute_uv=False) / (0.2 * 24**0.5)
-    assert singular.min() > 0.6  # the iteration stops near 1
-    assert singular.max() < 1.3
-    for name in ("depthwise", "head"):  # Adam's first step has one size, whatever the gradient
-        np.testing.assert_allclose(np.abs(steps[name]), 1, rtol=1e-3)
+    muon = recipe.optimizer(0.1, steps=1000, name="muon")
+    momentum = expected = np.zeros((6, 24))
+    for step in range(2):
+        gradients = [rng.normal(size=shape).astype(np.float32) for shape in shapes.values()]
+        muon.apply(gradients, variables)
+        momentum = 0.95 * momentum + gradients[0][0, 0]
+        x = gradients[0][0, 0] + 0.95 * momentum
+        x /= np.linalg.norm(x)
+        for _ in range(5):
+            x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+        assert np.linalg.svd(x, compute_uv=False) == pytest.approx(np.ones(6), abs=0.35)
+        expected = expected - 0.1 * (1 - step / 1000) * 0.2 * 24**0.5 * x
+        if not step:  # Adam's first step has one size, whatever the gradient
+            for variable in variables[1:]:
+                np.testing.assert_allclose(np.abs(variable), 0.1, rtol=1e-3)
+    np.testing.assert_allclose(variables[0][0, 0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_loss_is_cross_entropy_of_logits_with_smoothed_labels() -> None:

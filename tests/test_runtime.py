@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from importlib import metadata
@@ -42,11 +41,8 @@ def test_a_run_is_the_same_whatever_the_user_has_set(tmp_path: Path) -> None:
 
     said = lines()
     assert json.loads(said[0]) == runtime.description()
-    assert re.fullmatch(
-        r"computes on (the CPU, [1-9]\d* threads|/physical_device:GPU:0.*)", said[1]
-    )
-    assert said[2] == "tensorflow channels_last float32"
-    assert said[4] == "set()"
+    assert said[1] == "tensorflow channels_last float32"
+    assert said[3] == "set()"
     home = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax", "KERAS_MAX_EPOCHS": "1"}
     assert lines(TF_USE_LEGACY_KERAS="1", **home) == said
 

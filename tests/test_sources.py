@@ -139,7 +139,7 @@ def fetch(url: str) -> str:
         (b"", [answer(404)], [0], "HTTP 404"),
         (b"", [answer(503)], [0, 0, 0], "HTTP 503"),
         (b"", [lambda _: None], [0, 0, 0], "ConnectionError"),
-        (b"", [answer(body=b"", Content_Length=9)], [0, 0, 0], "broke off"),
+        (b"", [answer(body=b"", Content_Length=9)], [0, 0, 0], "connection lost"),
         (b"", [answer(302, Location="http://[")], [0, 0, 0], "ValueError"),
         (b"", [answer(body=OTHER)], [0], "other bytes"),
         (b"", [answer(body=b"")], [0], "other bytes"),
@@ -211,7 +211,7 @@ def test_mirror_comes_first_then_the_shared_folder(server: str, monkeypatch: Mon
     ("mirror", "send", "said"),
     [
         ("http://me:secret@HOST", right_with_password, "http://***@HOST/file"),
-        ("http://me:secret@HOST", stop, "http://***@HOST/file: broke off"),
+        ("http://me:secret@HOST", stop, "http://***@HOST/file: connection lost"),
         ("http://me:secret@HOST", answer(body=OTHER), "other bytes from http://***@HOST/file"),
         ("http://me:secret/@HOST", right, "http://***@HOST/file: InvalidURL"),
         ("ftp://me:secret@HOST", right, "MIRROR = 'ftp://***@HOST': expected a folder or an http"),

@@ -1,10 +1,12 @@
 """Views of the training images."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.data.views import View
+from stages.errors import PipelineError
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
 
@@ -17,9 +19,11 @@ def test_the_first_is_plain_and_odd_ones_are_mirrored() -> None:
     assert (view(0, 4) == IMAGES).all()
     assert (view(1, 0) == IMAGES[:, :, ::-1]).all()
     assert (view(2, 0) == IMAGES).all()
+    with pytest.raises(PipelineError, match=r"shift = 32: expected less than 32 pixels$"):
+        view(1, 32)
 
 
-@given(number=st.integers(1, 5), shift=st.integers(1, 16), seed=st.integers(0, 2**32 - 1))
+@given(number=st.integers(1, 5), shift=st.integers(1, 31), seed=st.integers(0, 2**32 - 1))
 def test_each_image_is_moved_by_at_most_the_shift(number: int, shift: int, seed: int) -> None:
     moved = view(number, shift, seed)
     assert moved.shape == IMAGES.shape

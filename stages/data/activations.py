@@ -18,12 +18,12 @@ Activations = npt.NDArray[np.float16]
 
 
 def compute(prefix: keras.Model, images: "npt.NDArray | View", path: Path, batch_size: int) -> None:
-    """Run images (n, ...) through a frozen model, in inference mode, and store what comes out.
+    """Run images (n, ...) through a frozen model, in inference mode, and store the output.
 
     The file is .npy: float16 (n, *prefix.output_shape[1:]).
 
     Raises:
-        PipelineError: one is beyond float16's range (65,504).
+        PipelineError: a value exceeds float16's range (65,504).
         OSError: they do not fit on the disk.
     """
     header = {
@@ -32,7 +32,7 @@ def compute(prefix: keras.Model, images: "npt.NDArray | View", path: Path, batch
         "shape": (len(images), *prefix.output_shape[1:]),
     }
     progress = tqdm(total=len(images), unit="image", desc=path.stem, mininterval=2, disable=None)
-    # Written, not mapped: a full disk is then an exception, and not a signal that kills.
+    # write(), not a memory map: a full disk raises OSError instead of SIGBUS.
     with path.open("wb") as file, progress, np.errstate(over="ignore"):
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(images), batch_size):

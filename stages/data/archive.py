@@ -1,4 +1,4 @@
-"""The CIFAR-10 archive, "Python version": read without trusting it, and checked.
+"""The CIFAR-10 archive, "Python version": read with a restricted unpickler, then validated.
 
 Format: https://www.cs.toronto.edu/~kriz/cifar.html. Six batches, pickled by Python 2: a dictionary
 with `data`, uint8 (n, 3072), channel after channel, and `labels`, a list of n integers; and
@@ -21,9 +21,9 @@ TEST_BATCH = "test_batch"
 META = "batches.meta"
 CLASSES = 10
 EXPECTED = "all of cifar-10-python.tar.gz, with its digest in params.yaml as download.sha256"
-# By first bytes: what is no tar file.
+# Formats other than tar, by first bytes.
 KINDS = {b"PK": "a zip file", b"\x1f\x8b": "a gzip file without a tar"}
-# What a pickle of arrays refers to. Unpickling calls it, so nothing else is allowed.
+# Globals that arrays need; unpickling can call any global, so others are rejected.
 ARRAYS = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -51,7 +51,7 @@ def read(archive: Path) -> Cifar10:
     """Read and check the archive, a tar file, in memory; nothing is extracted.
 
     Raises:
-        PipelineError: it is no whole tar file; a file in it is missing or not CIFAR-10's.
+        PipelineError: it is not a complete tar file; a file in it is missing or not CIFAR-10's.
         OSError: it is missing or may not be read.
     """
     wanted = [*TRAIN_BATCHES, TEST_BATCH, META]
@@ -84,7 +84,7 @@ def read(archive: Path) -> Cifar10:
 def _unpickle(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
     file = tar.extractfile(member) if member.isreg() else None
     if file is None:
-        raise ValueError("it is no plain file")
+        raise ValueError("not a regular file")
     content = _Unpickler(file, encoding="bytes").load()
     return {_text(key): value for key, value in content.items()}
 
@@ -101,7 +101,7 @@ def _batch(content: dict[str, Any]) -> tuple[Images, Labels]:
         raise ValueError(f"data is {got}, not uint8 (n, 3072)")
     if not isinstance(labels, list) or not 0 < len(labels) == len(data):
         got = f"{len(labels)} labels" if isinstance(labels, list) else type(labels).__name__
-        raise ValueError(f"{got} for {len(data)} images, not a list of as many")
+        raise ValueError(f"{got} for {len(data)} images, expected a list of {len(data)}")
     for label in labels:
         if type(label) is not int or not 0 <= label < CLASSES:
             got = str(label) if isinstance(label, int | float) else type(label).__name__
@@ -113,7 +113,7 @@ def _batch(content: dict[str, Any]) -> tuple[Images, Labels]:
 def _class_names(content: dict[str, Any]) -> list[str]:
     names = [_text(name) for name in content.get("label_names", [])]
     if len(set(names)) != len(names) or list(map(type, names)) != [str] * CLASSES:
-        raise ValueError(f"label_names holds {len(names)} names, not {CLASSES} strings, none twice")
+        raise ValueError(f"label_names holds {len(names)}, expected {CLASSES} distinct strings")
     return names
 
 
@@ -121,5 +121,5 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.")  # as NumPy 1 calls it
         if (module, name) not in ARRAYS:
-            raise ValueError(f"it refers to {f'{module}.{name}'!r:.80}")
+            raise ValueError(f"references {f'{module}.{name}'!r:.80}; only NumPy arrays allowed")
         return super().find_class(module, name)

@@ -1,4 +1,4 @@
-"""Photos of any kind: found in folders, brought to one size or refused in one line."""
+"""Find, load and resize photos; errors in one line."""
 
 import re
 import sys
@@ -12,16 +12,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stages.errors import PipelineError, reason
 
-# Hidden, or left by an archive or a system beside photos.
+# Hidden, or left by archivers or operating systems.
 LITTER = re.compile(r"\.|(__MACOSX|Thumbs\.db|desktop\.ini)$", re.IGNORECASE)
 HEIC = re.compile(rb".{4}ftyp(.{4})*?he[iv][cxms]", re.DOTALL)
-warnings.filterwarnings("ignore", module="PIL")  # of what is read all the same, or else raises
+warnings.filterwarnings("ignore", module="PIL")  # such files are read anyway, or raise an error
 
 
 def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Return an image file as RGB, uint8 (*size, 3); its content decides, not its suffix.
+    """Return an image file as RGB, uint8 (*size, 3); the format is detected from the content.
 
-    It is rotated according to its EXIF data, transparency becomes white, the largest centred part
+    It is rotated according to its EXIF data, transparency becomes white, the largest centered part
     with the aspect ratio of `size`, (height, width), is cut out and resized (Lanczos, with
     antialiasing). Of several images in a file, the first is taken.
 
@@ -30,7 +30,7 @@ def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
             pillow-heif), or its values are neither 8 or 16 bits nor floats in [0, 1].
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # opening a pipe would block
             raise ValueError("a folder, pipe or device")
         with path.open("rb") as file:
             if HEIC.match(file.read(64)):
@@ -38,8 +38,8 @@ def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 
                 pillow_heif.register_heif_opener()
             with Image.open(file) as image:
-                # Decodes a JPEG at down to an eighth of its size, if that is large enough: of 12
-                # megapixels in a quarter of the time, values within 2 of 255.
+                # Decode JPEG at down to 1/8 scale: a 12-megapixel photo takes a quarter of the
+                # time, values within 2 of 255.
                 image.draft(None, (8 * max(size), 8 * max(size)))
                 ImageOps.exif_transpose(image, in_place=True)
                 return np.asarray(ImageOps.fit(_rgb(image), size[::-1], Image.Resampling.LANCZOS))
@@ -55,7 +55,7 @@ def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 
 
 def walk(top: Path) -> Iterator[Path]:
-    """Yield a file, or what lies in a folder and its folders, sorted, images or not.
+    """Yield a file, or all files below a folder, sorted, images or not.
 
     Hidden files and folders are left out. A link to a folder is yielded, not followed.
 
@@ -75,7 +75,7 @@ def walk(top: Path) -> Iterator[Path]:
 
 
 def printable(text: Path | str) -> str:
-    """Return a path or a text with escapes for what would steer a terminal or is no character."""
+    """Return a path or a text with control and undecodable characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
@@ -99,6 +99,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:
         expected = "neither 8 or 16 bits nor floats in [0, 1]"
         raise ValueError(f"{values.dtype} from {low} to {high}, {expected}")
-    grey = (values.astype(np.float32) * scale).round().astype(np.uint8)
-    grey[values == image.info.get("transparency", -1)] = 255
-    return Image.fromarray(grey)
+    gray = (values.astype(np.float32) * scale).round().astype(np.uint8)
+    gray[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(gray)

@@ -1,7 +1,8 @@
-"""Where bytes come from: a mirror, a shared folder beside the project, then the official URL.
+"""Fetch files from a mirror, a shared folder beside the project, or the official URL.
 
-The digest decides whether a file is the right one; the place never does, and is written to no
-tracked file. A download that broke off, or whose process was killed, goes on from where it ended.
+A file is accepted by its digest. Only weights for which Keras has no hash are accepted because they
+come from the official URL (stages/backbone.py). The place is not written to any tracked file. A
+download that was interrupted or killed resumes.
 """
 
 import os
@@ -28,7 +29,7 @@ CHUNK = 2**16  # bytes
 SIZE_LIMIT = 2 * 2**30  # bytes
 PROGRESS = 10  # seconds from one line to the next
 
-# Given a file, its SHA-256 and where it is from: why it is refused, or None if it is accepted.
+# (path, SHA-256, source) -> reason for rejection, or None.
 Accept = Callable[[Path, str, str], str | None]
 
 
@@ -43,21 +44,20 @@ def fetch(names: Sequence[str], url: str, target: Path, accept: Accept) -> str:
 
     The places are what the environment variable MIRROR names, a folder or a URL, then
     `SHARED_MIRROR`, then `url`. A URL that cannot be reached, or returns other bytes than are
-    accepted, costs a line, and the next place is tried. A file on disk with other bytes stops the
-    search: somebody put it there for this run.
+    accepted, is reported in one line, and the next place is tried. A file on disk with other bytes
+    stops the search: somebody put it there for this run.
 
     Args:
-        names: file names that the wanted file goes by in a mirror.
+        names: names of the file in a mirror.
         url: where it is published.
-        target: where it goes. What a download brought before it broke off is kept beside it, for
-            the next call.
+        target: where it goes. A partial download is kept beside it, for the next call.
         accept: decides whether a file is the wanted one.
 
     Returns:
-        The place that served, without the password that a URL may hold; `accept` gets the same.
+        The source, password masked; `accept` gets the same.
 
     Raises:
-        PipelineError: MIRROR is no folder and no URL, a file on disk is refused, no place has it.
+        PipelineError: MIRROR is not a folder or URL, a file on disk is rejected, or none is found.
         OSError: a file on disk cannot be read, or the target cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,8 @@ def fetch(names: Sequence[str], url: str, target: Path, accept: Accept) -> str:
             return shown
         refusals.append(f"{shown}: {refusal}")
     raise PipelineError(
-        f"{target.name}: no place has it ({'; '.join(refusals)}). Set MIRROR to a folder that "
-        "holds it, or run `make demo`, which needs no download"
+        f"{target.name}: not found in any source ({'; '.join(refusals)}). Set MIRROR to a folder "
+        "that holds it, or run `make demo`, which needs no download"
     )
 
 
@@ -95,7 +95,7 @@ def _without_password(place: str) -> str:
 
 
 def _copy(path: str, target: Path, accept: Accept) -> str | None:
-    """Copy a file; return why there is none, or None where it is done."""
+    """Copy a file; return the reason for failure, or None."""
     if not Path(path).is_file():
         return "not there"
     with replacing(target) as partial:
@@ -106,7 +106,7 @@ def _copy(path: str, target: Path, accept: Accept) -> str | None:
 
 
 def _download(url: str, target: Path, accept: Accept) -> str | None:
-    """Download a file, in several attempts; return why there is none, or None where it is done."""
+    """Download a file, in several attempts; return the reason for failure, or None."""
     partial = target.with_name(f".partial-{target.name}")
     shown = _without_password(url)
     refusal = None
@@ -117,7 +117,7 @@ def _download(url: str, target: Path, accept: Accept) -> str | None:
         except (requests.RequestException, ValueError) as error:  # ValueError: of a malformed URL
             refusal = _reason(error)
             answer = getattr(error, "response", None)
-            again = answer is None or answer.status_code >= 500  # the line may have been at fault
+            again = answer is None or answer.status_code >= 500  # may be a network error
         else:
             too_large = partial.stat().st_size > SIZE_LIMIT
             refusal = "too large" if too_large else accept(partial, digest(partial), shown)
@@ -130,7 +130,7 @@ def _download(url: str, target: Path, accept: Accept) -> str | None:
         if not again:
             break
     if partial.exists() and partial.stat().st_size == 0:
-        partial.unlink()  # nothing to go on from
+        partial.unlink()  # nothing to resume
     return refusal
 
 
@@ -144,7 +144,7 @@ def _transfer(url: str, partial: Path) -> bool:
         status = response.status_code
         follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if start and (status == 416 or (status == 206 and not follows)):
-            return True  # there is nothing to add; the digest tells whether the file is whole
+            return True  # nothing to resume; the digest check decides
         response.raise_for_status()
         if status != 206:  # a server that cannot resume sends the whole file
             start = 0
@@ -169,5 +169,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.HTTPError):
         return f"HTTP {error.response.status_code}"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "broke off; the next attempt goes on from there"
+        return "connection lost"
     return type(error).__name__

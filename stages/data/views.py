@@ -1,13 +1,15 @@
-"""Views: augmented copies of the training images, made once so that frozen work is done once."""
+"""Views: augmented copies of training images, stored so that frozen layers run once per view."""
 
 import numpy as np
 import numpy.typing as npt
 
+from stages.errors import PipelineError
+
 
 class View:
-    """One view of the images, made piece by piece: `len` and slices are all it has.
+    """One view of the images, computed on demand; supports `len` and slicing.
 
-    View 0 is the plain images. Each later one is moved by up to `shift` pixels in both directions,
+    View 0 is the plain images. Each later one is shifted by up to `shift` pixels in each direction,
     the border filled by reflection; odd ones are also mirrored left to right: the augmentation of
     He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2), who fill with zeros and draw
     anew for each epoch; here it is drawn once per view.
@@ -23,6 +25,8 @@ class View:
         self._images = images
         self._mirrored = number % 2 == 1
         self._shift = shift if number else 0
+        if self._shift >= (side := min(images.shape[1:3])):
+            raise PipelineError(f"features.shift = {shift}: expected less than {side} pixels")
         rng = np.random.default_rng((seed, number))
         self._offsets = rng.integers(0, 2 * self._shift + 1, (2, len(images), 1), np.int16)
 

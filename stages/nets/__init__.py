@@ -1,1 +1,1 @@
-"""The pretrained net, frozen: an application from `keras.applications`, cut in two."""
+"""The pretrained network: an application from `keras.applications`, cut in two."""

@@ -1,8 +1,8 @@
-"""The applications in `keras.applications`: one table, read by code, schema and tests.
+"""The applications in `keras.applications`: one table, used by code, schema and tests.
 
-No TensorFlow here: params.yaml is checked against this table before anything slow is imported.
-Sizes and preprocessing are those of the sources of `keras.applications`, Keras 3.15. `make
-backbones` prints it.
+Does not import TensorFlow: params.yaml is checked against this table before anything slow is
+imported. Sizes and preprocessing are those of the sources of `keras.applications`, Keras 3.15.
+`make backbones` prints it.
 """
 
 import difflib
@@ -21,7 +21,7 @@ class Application(NamedTuple):
         minimum_size: the smallest image side without its top, in pixels.
         native_size: the image side that its ImageNet top takes, in pixels.
         preprocessing: what its ImageNet weights expect of an RGB image in [0, 255]. "inside": the
-            net does it; "tf": scaled to [-1, 1]; "torch": scaled to [0, 1], then standardised by
+            net does it; "tf": scaled to [-1, 1]; "torch": scaled to [0, 1], then standardized by
             ImageNet's mean and standard deviation; "caffe": BGR, ImageNet's mean subtracted.
     """
 
@@ -80,7 +80,7 @@ APPLICATIONS: dict[str, Application] = {
 
 
 def check(name: str, image_size: int) -> None:
-    """Refuse a name or a size that no backbone can be built from.
+    """Reject a name or a size that no backbone can be built from.
 
     Raises:
         PipelineError: no application has the name, or it takes larger images only.

@@ -24,12 +24,12 @@ class Backbone:
         weights: a weights file for the application; None leaves it random.
 
     Attributes:
-        cut: the name of the cut point; None if nothing is frozen, and raw images are trained on.
+        cut: the name of the cut point; None if nothing is frozen; the suffix then takes raw images.
         suffix: activations at the cut -> the last feature map, (n, h, w, channels).
 
     Raises:
-        PipelineError: `settings.last_layer` is no layer, `settings.cut` no cut point, or the
-            weights are not the application's.
+        PipelineError: `settings.last_layer` is not a layer, `settings.cut` not a cut point, or
+            the weights are not the application's.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Backbone:
         else:
             self.cut = cut.choose(self._net, settings.cut)
             self._prefix, self.suffix = cut.split(self._net, self.cut)
-            self._prefix.trainable = False  # in the saved model; here it is in none that is trained
+            self._prefix.trainable = False  # in the saved model too; training uses only the suffix
 
     def __str__(self) -> str:
         if self.cut is None:
@@ -58,9 +58,9 @@ class Backbone:
         return f"{self._net.name} cut at {self.cut}, {fraction:.0%} of the forward pass frozen"
 
     def frozen_prefix(self) -> keras.Model:
-        """Return the prefix, made for one quick pass: raw images -> activations at the cut.
+        """Return the prefix for inference: raw images -> activations at the cut.
 
-        If nothing is frozen, those are the images themselves.
+        BatchNormalization is folded. If nothing is frozen, it returns the images themselves.
         """
         if self.cut is None:
             images = keras.Input(self._image_shape, name="images")
@@ -68,7 +68,7 @@ class Backbone:
         return on_raw_images(folded(self._prefix), self._preprocessing, self._image_shape)
 
     def frozen_suffix(self) -> keras.Model:
-        """Return the suffix as it is, made for one quick pass: activations -> pooled features."""
+        """Return the suffix for inference, BatchNormalization folded: activations -> features."""
         return folded(pooled(self.suffix))
 
     def on_raw_images(self) -> keras.Model:

@@ -1,8 +1,8 @@
 """A net made of built-in layers only, so that plain `load_model` reads its .h5.
 
-Some applications hold layers of classes of their own, and operations that are no layers, `x + y`
-or `x + 3.0`. Keras writes both into an .h5, and reads back neither. They are replaced here, one for
-one, by built-in layers that compute the same; so are grouped convolutions, which are slow.
+Some applications hold layers of classes of their own, and operations that are not layers, `x + y`
+or `x + 3.0`. Keras saves both to .h5 but cannot load them. They are replaced here, one for one, by
+built-in layers that compute the same; so are grouped convolutions, which are slow.
 """
 
 from collections.abc import Callable
@@ -34,20 +34,16 @@ def rewritten(net: keras.Model) -> keras.Model:
         known = getattr(keras.layers, type(operation).__name__, None) is type(operation)
         if not (known or operation.name in replaced or isinstance(operation, keras.Sequential)):
             raise PipelineError(
-                f"{net.name}: {operation.name} ({type(operation).__name__}) is no built-in layer; "
-                "a saved model would not load"
+                f"{net.name}: {operation.name} ({type(operation).__name__}) is not a built-in "
+                "layer and has no replacement; a saved model would not load"
             )
     if not replaced:
         return net
 
-    def part_for(operation: keras.Operation) -> Part:
-        own: Part = type(operation).from_config(operation.get_config())
-        return own
-
     clone = keras.models.clone_model(
         net,
         keras.Input(net.input_shape[1:], name=net.layers[0].name),
-        lambda operation: replaced.get(operation.name) or part_for(operation),
+        lambda o: replaced.get(o.name) or type(o).from_config(o.get_config()),
     )
     for layer in net.layers:
         if layer.weights and layer.name not in replaced:
@@ -70,13 +66,13 @@ def _replacement(operation: keras.Operation) -> Part | None:
         channels = operation.kernel.shape[2] * operation.groups
         each_its_own = 1 < operation.groups == channels == operation.filters
         return partial(_depthwise, operation) if each_its_own else None
-    if isinstance(operation, keras.layers.Normalization) and operation.input_mean is None:
+    if isinstance(operation, keras.layers.Normalization) and operation.get_config()["mean"] is None:
         return partial(_fixed_normalization, operation)
     return None
 
 
 def _channel_scale(layer: Any, x: keras.KerasTensor) -> keras.KerasTensor:
-    """Multiply each channel by a weight of its own: a 1x1 depthwise convolution does."""
+    """Replace by an equivalent 1x1 depthwise convolution."""
     scale = keras.layers.DepthwiseConv2D(
         1, use_bias=False, name=layer.name, trainable=layer.trainable
     )
@@ -104,9 +100,9 @@ def _product(name: str, x: keras.KerasTensor, y: keras.KerasTensor | float) -> k
 
 
 def _depthwise(layer: keras.layers.Conv2D, x: keras.KerasTensor) -> keras.KerasTensor:
-    """Replace a convolution with one group a channel, which TensorFlow computes far slower.
+    """Replace a grouped convolution with one channel per group by DepthwiseConv2D.
 
-    On a processor a training step took 24 times as long (7x7, 32 channels of 8x8 pixels).
+    With the former, a training step took 24 times as long (CPU, 7x7, 32 channels of 8x8 pixels).
     """
     config = layer.get_config()
     of_both = set(config) & set(keras.layers.DepthwiseConv2D(1).get_config()) - {"groups"}
@@ -120,7 +116,7 @@ def _depthwise(layer: keras.layers.Conv2D, x: keras.KerasTensor) -> keras.KerasT
 def _fixed_normalization(
     layer: keras.layers.Normalization, x: keras.KerasTensor
 ) -> keras.KerasTensor:
-    """Make the statistics settings. As weights, those of a clone would have no effect when set."""
+    """Store mean and variance as arguments: as weights, set_weights on a clone has no effect."""
     mean, variance = (np.ravel(value).tolist() for value in (layer.mean, layer.variance))
     config = layer.get_config() | {"mean": mean, "variance": variance}
     return keras.layers.Normalization.from_config(config)(x)

@@ -24,15 +24,15 @@ WINDOW = 0.1
 def cut_points(net: keras.Model) -> list[str]:
     """Return the names of all cut points of a functional net, from input to output.
 
-    In any topological order of the operations, what is before a cut point feeds it and what is
-    after reads it, so one sweep that counts the live tensors finds every cut point. The net has one
+    In any topological order, all operations before a cut point are its ancestors and all after it
+    its descendants, so one sweep that counts live tensors finds every cut point. The net has one
     input, which is left out, and one output, which is included; no layer is used twice in it.
     """
     image = keras.Input(net.input_shape[1:])
     done = calls(net, image)
     unread = Counter(id(tensor) for call in done for tensor in call.inputs)
     if done:
-        unread[id(done[-1].output)] += 1  # by the caller
+        unread[id(done[-1].output)] += 1  # the model output counts as read
 
     live = {id(image)}
     names = []
@@ -46,9 +46,9 @@ def cut_points(net: keras.Model) -> list[str]:
 
 
 def frozen_fraction(net: keras.Model) -> dict[str, float]:
-    """Return for each cut point, in order, the fraction of all multiplications that is before it.
+    """Return for each cut point, in order, the fraction of all multiplications up to and with it.
 
-    Maps are counted as `unrounded` has them, so that it is the same at every image size.
+    Maps count as if strides never rounded up, so that it is the same at every image size.
     """
     points = set(cut_points(net))
     costs = {o.name: multiplications(o, net.input_shape) for o in net.operations}
@@ -70,7 +70,7 @@ def multiplications(operation: keras.Operation, input_shape: tuple[int | None, .
 
 
 def unrounded(shape: Sequence[int | None], input_shape: Sequence[int | None]) -> list[float]:
-    """Return an output's shape, less its first axis, as it would be if no stride had rounded it up.
+    """Return an output's shape, less its first axis, as if strides never rounded up.
 
     The sides become the image's, divided by the nearest power of two: at 112 px a map of 4x4,
     three strides after 28x28, counts as 3.5x3.5. With the sides as they are, the last layers would
@@ -90,8 +90,7 @@ def choose(net: keras.Model, cut: str | float) -> str:
 
     That is a name; "all", the output; or the fraction in [0, 1] of the forward pass that is to be
     frozen at the most. Of the cut points within `WINDOW` below it, the one with the fewest
-    activations is taken, of equals the last; where there is none, the nearest before; before all of
-    them, the first.
+    activations is taken (ties: the last; empty window: the nearest below; none below: the first).
 
     Raises:
         PipelineError: `cut` names no cut point of the net.
@@ -118,11 +117,12 @@ def truncated(net: keras.Model, last_layer: str) -> keras.Model:
     """Return a net up to one of its layers; the two share their layers and weights.
 
     Raises:
-        PipelineError: it has no layer of that name, or one that gives no maps (n, h, w, channels).
+        PipelineError: it has no such layer, or one that outputs no feature map (n, h, w, channels).
     """
     _, *layers = net.operations  # the first is the input
     maps = [layer.name for layer in layers if len(getattr(layer.output, "shape", ())) == 4]
-    fault = f"backbone.last_layer = {last_layer!r} is no layer of {net.name} that gives maps"
+    expected = f"a layer of {net.name} that outputs a feature map"
+    fault = f"backbone.last_layer = {last_layer!r} is not {expected}"
     _check(last_layer, maps, fault, "all")
     return keras.Model(net.input, _output(net, last_layer), name=net.name)
 

@@ -2,8 +2,8 @@
 
 With fixed averages BatchNormalization is a multiplication and an addition per channel, which a
 convolution's kernel and bias can do (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section
-3.2). Keras computes them one by one, which takes about as long as the convolutions on a CPU. Only
-for the frozen passes: what is trained, and what is saved, keeps its BatchNormalization.
+3.2). Keras computes them as separate operations, which takes about as long as the convolutions on
+a CPU. Only for the frozen passes: what is trained or saved keeps its BatchNormalization.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.
 
 
 def folded(net: keras.Model) -> keras.Model:
-    """Return a net that equals a flat functional one in inference, up to float32 rounding.
+    """Return a net equivalent in inference to a flat functional one, up to float32 rounding.
 
     It has fewer operations; layers that are not folded are shared. No layer may be used twice.
     """
@@ -42,7 +42,7 @@ def folded(net: keras.Model) -> keras.Model:
 
 
 def foldable(net: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Return each BatchNormalization that alone reads a linear convolution, with that."""
+    """Return (convolution, BatchNormalization) pairs that can be folded."""
     done = calls(net)
     producer = {id(call.output): call.operation for call in done}
     readers = [id(tensor) for call in done for tensor in call.inputs]
@@ -70,7 +70,7 @@ def merged(
     bias = np.zeros(1)
     if convolution.use_bias:
         bias, last = last, kernels.pop()
-    mean, variance = (np.asarray(w, np.float64) for w in norm.get_weights()[-2:])
+    mean, variance = (np.float64(w) for w in (norm.moving_mean, norm.moving_variance))
     scale = 1 / np.sqrt(variance + norm.epsilon)
     if norm.scale:
         scale = scale * np.asarray(norm.gamma.numpy(), np.float64)

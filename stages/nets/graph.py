@@ -40,7 +40,7 @@ def calls(net: keras.Model, x: keras.KerasTensor | None = None) -> list[Call]:
 
 
 def applied(net: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
-    """Return what `net(x)` does, by the same layers with the same weights, without nesting."""
+    """Like `net(x)`, with the same layers, without nesting."""
     done = calls(net, x)
     return done[-1].output if done else x
 

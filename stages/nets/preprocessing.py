@@ -1,6 +1,6 @@
 """Resizing and an application's own preprocessing, as built-in layers in front of a net.
 
-They live in the saved model, so that nobody can forget them or apply them twice.
+They are part of the saved model, so they cannot be omitted or applied twice.
 """
 
 import keras
@@ -27,11 +27,11 @@ def on_raw_images(
     images = keras.Input(image_shape, name="images")
     height, width = net.input_shape[1:3]
     x = keras.layers.Resizing(height, width, name="resizing")(images)
-    # The argument `training` of Resizing defaults to True, and Keras 3.15 hands a default on to all
-    # layers after it (https://github.com/keras-team/keras/pull/23166): `model(images)` would then
-    # normalise by the batch and change the moving averages. Dropout hands on False, and with a rate
-    # of 0 it does nothing else. `Resizing(...)(images, training=False)` would be saved, and from
-    # the Keras after 3.15 on (https://github.com/keras-team/keras/pull/23364) win over `fit`.
+    # The argument `training` of Resizing defaults to True, and Keras 3.15 propagates a default to
+    # all layers after it (https://github.com/keras-team/keras/pull/23166): `model(images)` would
+    # then normalize by the batch and change the moving averages. Dropout propagates False, and does
+    # nothing else at a rate of 0. `Resizing(...)(images, training=False)` would be saved, and from
+    # the Keras after 3.15 on (https://github.com/keras-team/keras/pull/23364) override `fit`.
     x = keras.layers.Dropout(0.0, name="inference_by_default")(x)
     for layer in layers(preprocessing):
         x = layer(x)

@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import h5py
@@ -16,7 +16,7 @@ from stages.nets.builtin_layers import rewritten
 
 # The one private part of Keras: what `keras.applications` downloads weights with.
 GET_FILE = "keras.src.utils.file_utils.get_file"
-SUFFIXES = (".h5", ".hdf5")  # for other names Keras opens archives, and folders of files
+SUFFIXES = (".h5", ".hdf5")  # with other names, Keras would open archives or folders
 
 
 class WeightsFile(NamedTuple):
@@ -30,9 +30,9 @@ class WeightsFile(NamedTuple):
 def build(name: str, image_size: int, weights: Path | None = None) -> keras.Model:
     """Build an application without its top, of built-in layers only, always with the same names.
 
-    Takes, gives and raises what `original` does, but for two things: the parts that an .h5 would
-    not load are replaced, and the net takes red, green, blue where the application takes BGR. No
-    weightless layer exchanges channels, so the kernel of the first convolution does.
+    Same arguments, result and errors as `original`, except: parts that .h5 cannot restore are
+    replaced, and networks that expect BGR take RGB (the first kernel's input channels are
+    reversed).
     """
     net = rewritten(original(name, image_size, weights))
     if APPLICATIONS[name].preprocessing == "caffe":
@@ -43,7 +43,7 @@ def build(name: str, image_size: int, weights: Path | None = None) -> keras.Mode
 
 
 def original(name: str, image_size: int, weights: Path | None = None) -> keras.Model:
-    """Build an application without its top as Keras has it, which weights files are made for.
+    """Build an application without its top, unchanged, as weights files expect.
 
     Args:
         name: a key of `APPLICATIONS`.
@@ -57,18 +57,16 @@ def original(name: str, image_size: int, weights: Path | None = None) -> keras.M
         PipelineError: the file holds no weights for this application, or NaN or infinity.
         FileNotFoundError: there is no such file.
     """
-    # Else names like conv2d_12 depend on what the process has built before.
+    # Otherwise names like conv2d_12 depend on earlier models.
     keras.utils.clear_session(free_memory=False)
-    # Only for its ImageNet weights does Keras give EfficientNet the scaling that they expect.
-    with mock.patch(GET_FILE), mock.patch.object(keras.Model, "load_weights"):
-        net = _construct(name, image_size)
+    net, _ = _construct(name, image_size)
     if weights is not None:
         _load(net, name, weights)
     return net
 
 
 def save_weights(model: keras.Model, path: Path, source: str) -> None:
-    """Write what `model.save_weights` does, a .weights.h5 file, whole or not at all.
+    """Write what `model.save_weights` does, a .weights.h5 file, atomically.
 
     `source`, the SHA-256 of the file that the weights are from, becomes an attribute of the file.
 
@@ -86,38 +84,36 @@ def official_weights(name: str) -> WeightsFile:
 
     It is that of the native size: of MobileNetV2 Keras has others for 96, 128, 160 and 192 px, and
     another `backbone.image_size` would silently select other weights. Keras defines name, address
-    and hash inside each constructor, so it is called with a download function that stops it.
+    and hash inside each constructor, so it is called with a mocked download function.
     """
-
-    class Stopped(Exception):  # noqa: N818 - a message to the caller below, not an error
-        pass
-
-    def get_file(fname: str, origin: str, *_: object, **options: str | None) -> None:
-        digest = options.get("file_hash") or options.get("md5_hash")
-        raise Stopped(WeightsFile(fname, origin, digest))
-
-    with mock.patch(GET_FILE, get_file):
-        try:
-            _construct(name, APPLICATIONS[name].native_size)
-        except Stopped as answer:
-            return answer.args[0]
-    raise AssertionError(f"keras.applications.{name} has not called {GET_FILE}")
+    _, call = _construct(name, APPLICATIONS[name].native_size)
+    (file, url), options = call
+    return WeightsFile(file, url, options.get("file_hash") or options.get("md5_hash"))
 
 
-def _construct(name: str, image_size: int) -> keras.Model:
-    shape = (image_size, image_size, 3)
-    with warnings.catch_warnings(action="ignore"):  # that it takes weights of another size
-        return getattr(keras.applications, name)(
+def _construct(name: str, image_size: int) -> tuple[keras.Model, Any]:
+    """Return a net as for ImageNet weights, without them, and how Keras would download these.
+
+    weights='imagenet': only then does Keras add the input scaling that EfficientNet's weights
+    expect; download and loading are mocked.
+    """
+    with (
+        mock.patch(GET_FILE) as get_file,
+        mock.patch.object(keras.Model, "load_weights"),
+        warnings.catch_warnings(action="ignore"),  # about weights of another size
+    ):
+        shape = (image_size, image_size, 3)
+        net = getattr(keras.applications, name)(
             include_top=False, weights="imagenet", input_shape=shape
         )
+    return net, get_file.call_args
 
 
 def _load(net: keras.Model, name: str, weights: Path) -> None:
     """Load weights; explain in one line why they are not those of the net."""
     if not weights.name.endswith(SUFFIXES):
         raise PipelineError(f"{weights}: expected a name that ends in .weights.h5 or .h5")
-    if not weights.exists():
-        raise FileNotFoundError(2, "No such file", str(weights))
+    weights.stat()  # raises if it is missing
     try:
         # Whatever Keras warns about here raises a clearer error below.
         with warnings.catch_warnings(action="ignore"), np.errstate(over="ignore"):
@@ -131,6 +127,6 @@ def _load(net: keras.Model, name: str, weights: Path) -> None:
     for weight in net.weights:
         if not np.isfinite(weight).all():
             raise PipelineError(
-                f"{weights}: {weight.path} holds NaN or infinity, expected numbers; such "
-                "weights are of a training that failed: take others"
+                f"{weights}: {weight.path} holds NaN or infinity, expected numbers; training "
+                "probably diverged; use other weights"
             )

@@ -1,1 +1,1 @@
-"""How it learns: recipe, batches, loop, checkpoint."""
+"""Training: recipe, batches, loop, checkpoint, CPU optimizations."""

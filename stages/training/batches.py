@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from stages.training.cutmix import Batch, cutmix
 
-# Shuffling moves chunks of neighbouring images, then mixes a window of them in memory: as good as
-# a full shuffle for training, and the file is read in long runs even when it is not in memory.
+# Shuffling moves chunks of neighboring images, then mixes a window of them in memory: as good as a
+# full shuffle for training, and the file is read sequentially, also when larger than memory.
 CHUNK = 128  # images
 WINDOW = 32  # batches
 
@@ -73,9 +73,9 @@ class Batches:
     def dataset(self) -> tf.data.Dataset:
         """Return the batches as `model.fit` takes them.
 
-        Made by Keras, the dataset would be tuned while it runs, and the end of `fit` would wait
-        for the tuner, which sleeps for up to a minute (TensorFlow 2.21.0). Its `prefetch` does
-        nothing where operations have to be reproducible, so a thread prepares the next batch.
+        A dataset made by Keras is autotuned, which delays the end of `fit` by up to 39 s
+        (TensorFlow 2.21.0). Its `prefetch` does nothing where operations have to be reproducible,
+        so a thread prepares the next batch.
         """
         options = tf.data.Options()
         options.autotune.enabled = False
@@ -100,7 +100,7 @@ class Batches:
             batch = slice(start, start + self._batch_size)
             x, y = activations[batch].astype(np.float32), self._targets[images[batch]]
             if self._seed is not None and self._cutmix_fraction:
-                # From 1, because NumPy takes (seed, epoch), the order's, for (seed, epoch, 0, 0).
+                # From 1: NumPy treats (seed, epoch, 0, 0) like (seed, epoch), the order's seed.
                 place = (self._seed, epoch, done + start // self._batch_size + 1)
                 if np.random.default_rng((*place, 0)).random() < self._cutmix_fraction:
                     x, y = cutmix(x, y, (*place, 1))
@@ -118,9 +118,9 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 def epoch_order(
     count: int, window: int, seed: int | tuple[int, ...], chunk: int = CHUNK
 ) -> npt.NDArray[np.intp]:
-    """Return a random order of 0 to count-1 that is read in runs of `chunk` neighbours.
+    """Return a random order of 0 to count-1 that is read in runs of `chunk` neighbors.
 
-    They stay together in one window of images that are shuffled, or two that follow each other.
+    A chunk lies in one window or two consecutive ones.
     """
     rng = np.random.default_rng(seed)
     starts = rng.permutation(np.arange(0, count, chunk))

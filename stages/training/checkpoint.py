@@ -1,8 +1,8 @@
-"""The checkpoint: what fine-tuning goes on from when it was interrupted, to the same bits.
+"""The checkpoint for resuming fine-tuning bit for bit.
 
-One file, `paths.CHECKPOINT`, outside the outputs, which DVC deletes before it runs a stage. It
-carries a fingerprint of all that its content depends on, and under another fingerprint it is not
-used. A stage that has ended leaves none.
+It is data/checkpoint/fine_tune.npz, outside the outputs, which DVC deletes before it runs a stage,
+with a fingerprint of everything it depends on. It is ignored if that differs, and removed when the
+stage ends.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Checkpoint:
         self._fingerprint = fingerprint
 
     def save(self, arrays: Mapping[str, npt.NDArray]) -> None:
-        """Store arrays in the place of what stood there, whole or not at all."""
+        """Store arrays atomically, in the place of earlier ones."""
         with replacing(self.path) as partial:
             named = {**arrays, FINGERPRINT: np.array(self._fingerprint)}
             np.savez(partial, **named)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ class Checkpoint:
             why = "from a different run (settings, inputs, code or environment)"
         except FileNotFoundError:
             return None
-        except Exception as error:  # a zip can be damaged in more ways than are named
+        except Exception as error:  # a damaged zip raises many exceptions
             why = f"damaged ({error})"
         print(f"{self.path}: {why}; starting over", flush=True)
         return None

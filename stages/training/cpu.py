@@ -1,7 +1,8 @@
-"""What only a CPU needs to be fast: threads, bfloat16, layers that stand in for Keras's.
+"""What only a CPU needs to be fast: threads, bfloat16, layers that replace Keras's.
 
-A stage calls `set_up`; `layers.for_training` asks for `stand_in`. With a GPU neither has an effect:
-the same is computed, up to rounding. What each part gains: docs/performance.md.
+A stage calls `set_up`; `layers.for_training` calls `stand_in`. With a GPU neither has an effect:
+the same is computed, up to rounding. What each part gains: docs/performance.md. The memory
+allocator is set in stages/__init__.py, before TensorFlow is imported.
 """
 
 import contextlib
@@ -23,9 +24,9 @@ def set_up(at_once: int = 1) -> bool:
     https://arxiv.org/abs/1905.12322). On other processors it would be emulated, and is not used.
 
     Args:
-        at_once: how many large operations can run at the same time. With no more processors than
-            that, each has one thread: two halves of a batch have a core each, which is faster than
-            two cores that share each operation. With more, all share all of them.
+        at_once: number of large operations in parallel. With no more processors than that, one
+            thread per operation (two half batches have a core each, which is faster than two cores
+            that share each operation), else all share each.
 
     Returns:
         Whether convolutions are in bfloat16.
@@ -37,7 +38,7 @@ def set_up(at_once: int = 1) -> bool:
             tf.config.threading.set_intra_op_parallelism_threads(1)
     if "avx512_bf16" not in description()["instructions"].split():
         return False
-    # In oneDNN this one is slower in bfloat16 than in float32, by a factor of four.
+    # This gradient with respect to the input is slower in bfloat16, by a factor of four.
     os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"] = (
         "DepthwiseConv2dNativeBackpropInput"
     )
@@ -47,24 +48,15 @@ def set_up(at_once: int = 1) -> bool:
 
 
 def round_kernels(model: keras.Model) -> None:
-    """Give a model that was trained in bfloat16 the kernels that its training steps computed with.
+    """Round trained kernels to bfloat16, the values that training steps used.
 
-    A step rounds each kernel before it convolves. What is saved is used in float32, and with the
-    kernels as they are that is not quite the net that was trained (docs/experiments.md).
+    A step rounds each kernel before it convolves. Unrounded, the float32 network differs slightly
+    from the one optimized (docs/experiments.md).
     """
     for variable in model.trainable_variables:
-        if len(variable.shape) > 1:  # not biases, nor scales and offsets of a normalisation
+        if len(variable.shape) > 1:  # not biases, nor scales and offsets of a normalization
             rounded = keras.ops.cast(variable, "bfloat16")
             variable.assign(keras.ops.cast(rounded, variable.dtype))
-
-
-def stand_in(layer: Any) -> Any:
-    """Return the class to train in the place of a layer's own: a faster one, or the same."""
-    if not gpus():
-        for kind in (FusedBatchNormalization, DepthwiseConv2D):
-            if isinstance(layer, kind.__base__):
-                return kind
-    return type(layer)
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -78,7 +70,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Normalise (n, h, w, channels) by the batch if training, else by the moving averages."""
+        """Normalize (n, h, w, channels) by the batch if training, else by the moving averages."""
         if inputs.shape.rank != 4 or mask is not None:
             return super().call(inputs, training=training, mask=mask)
         by_batch = bool(training and self.trainable)
@@ -103,10 +95,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Keras's DepthwiseConv2D; with stride 1, the gradient by the input is another convolution.
+    """Keras's DepthwiseConv2D; with stride 1, another gradient with respect to the input.
 
-    In bfloat16 that is three times as fast as TensorFlow's operation for it in float32, the faster
-    of the two.
+    It is computed as another convolution: in bfloat16, three times as fast as TensorFlow's gradient
+    operation in float32, which is itself faster than in bfloat16.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -123,7 +115,7 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[...
     options = {"strides": [1, 1, 1, 1], "padding": "SAME"}
 
     def gradients(by_y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # What reached y from x through the kernel comes back through the kernel turned round.
+        # With respect to the input: convolution of the output gradient with the flipped kernel.
         by_x = tf.nn.depthwise_conv2d(by_y, kernel[::-1, ::-1], **options)
         by_kernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
             input=x, filter_sizes=kernel.shape, out_backprop=by_y, **options
@@ -131,3 +123,14 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[...
         return by_x, by_kernel
 
     return tf.nn.depthwise_conv2d(x, kernel, **options), gradients
+
+
+STAND_INS = {
+    keras.layers.BatchNormalization: FusedBatchNormalization,
+    keras.layers.DepthwiseConv2D: DepthwiseConv2D,
+}
+
+
+def stand_in(layer: Any) -> Any:
+    """Return the class to train in the place of a layer's own: a faster one, or the same."""
+    return type(layer) if gpus() else STAND_INS.get(type(layer), type(layer))

@@ -33,11 +33,11 @@ def fit(
     Args:
         model: compiled with the metric "accuracy".
         train: what it is trained on.
-        dev: what the choice among epochs is made on.
+        dev: used to select the best epoch.
         epochs: 0 trains nothing and measures the weights as they are.
-        curve: a CSV file, for `dvc plots`, of columns `CURVE_COLUMNS`; whole after each epoch.
+        curve: a CSV file, for `dvc plots`, of columns `CURVE_COLUMNS`; rewritten atomically.
         key: section of params.yaml that an error points at.
-        checkpoint: where training goes on from after an interruption, to the same bits.
+        checkpoint: for resuming bit for bit.
 
     Returns:
         Accuracy on dev of the weights that are kept, in [0, 1].
@@ -80,9 +80,9 @@ def create_variables(model: keras.Model) -> None:
 
 
 class TrainingState(keras.callbacks.Callback):
-    """The curve and the best weights so far, and what training needs to go on after an epoch.
+    """The curve and the best weights so far, and everything needed to resume.
 
-    The model, compiled, its variables created, is brought to the state that is in `checkpoint`.
+    The model, compiled, its variables created, is restored from `checkpoint`.
 
     Attributes:
         curve: a row for each epoch that is done, the keys of `CURVE_COLUMNS`.
@@ -109,11 +109,11 @@ class TrainingState(keras.callbacks.Callback):
             _write_curve(self.curve, path)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        """Stop at a loss, a mean over the epoch so far, that is not a finite number."""
+        """Raise if the running mean loss is not finite."""
         self._check(logs["loss"], f"loss became {logs['loss']} in step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Note how the epoch was, and keep what the next one needs."""
+        """Append to the curve, keep the best weights, save the checkpoint."""
         self._check(logs["val_loss"], f"loss on dev is {logs['val_loss']} at the end")
         values = (epoch + 1, *(float(logs[name]) for name in KERAS_NAMES))
         self.curve.append(dict(zip(CURVE_COLUMNS, values, strict=True)))
@@ -126,13 +126,13 @@ class TrainingState(keras.callbacks.Callback):
             arrays["best_accuracy"] = np.array(self.best_accuracy)
             arrays["curve"] = np.array(json.dumps(self.curve))
             self._checkpoint.save(arrays)
-        # After the checkpoint, so that an epoch that could not be kept leaves nothing.
+        # After the checkpoint: an epoch whose checkpoint failed is not in the curve.
         _write_curve(self.curve, self._path)
 
     def _check(self, loss: float, what: str) -> None:
         if not np.isfinite(loss):
             raise PipelineError(
-                f"{self._key}: the {what} of epoch {len(self.curve) + 1}, at a rate of "
+                f"{self._key}: the {what} of epoch {len(self.curve) + 1}, at a learning rate of "
                 f"{float(self.model.optimizer.learning_rate):.3g}; lower {self._key}.learning_rate"
             )
 

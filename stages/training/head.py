@@ -18,7 +18,7 @@ def new_head(classes: int) -> keras.layers.Dense:
 
 
 def with_head(features: keras.Model, head: keras.layers.Dense) -> keras.Model:
-    """Put a head on pooled features: activations at the cut -> logits (n, classes)."""
+    """Put a head on pooled features, in half batches: activations at the cut -> (n, classes)."""
     activations = keras.Input(features.input_shape[1:], name="activations")
     return keras.Model(activations, head(InHalves(features)(activations)))
 

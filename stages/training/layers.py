@@ -1,8 +1,8 @@
 """The suffix while it is trained: BatchNormalization as the recipe has it, a batch in halves.
 
-BatchNormalization is frozen or adapting. ImageNet nets keep 0.99 or more of their moving averages a
-step. After a short training these still describe ImageNet while the weights have moved on, and
-inference falls far below training. What is saved has Keras's own layers.
+BatchNormalization is frozen or adapting. ImageNet networks use momentum 0.99 or more: after short
+training, the moving averages do not match the updated weights, and inference is much less accurate
+than training mode. What is saved has Keras's own layers.
 """
 
 from typing import Any, Literal
@@ -13,14 +13,14 @@ import tensorflow as tf
 from stages.training import cpu
 
 # frozen: the averages and the scales of ImageNet stay, also while training.
-# adapting: batches are normalised by their own statistics, and the averages follow them.
+# adapting: batches are normalized by their own statistics, and the averages follow them.
 Mode = Literal["frozen", "adapting"]
 
 
 class InHalves(keras.layers.Layer):
     """A model that computes the two halves of a batch one by one.
 
-    In training, BatchNormalization normalises each half by itself and its averages are updated by
+    In training, BatchNormalization normalizes each half by itself and its averages are updated by
     both (Ghost Batch Normalization, Hoffer et al. 2017, https://arxiv.org/abs/1705.08741, section
     4). On two cores they are computed at the same time (`cpu.set_up`).
     """
@@ -39,13 +39,13 @@ class InHalves(keras.layers.Layer):
 
 
 def for_training(model: keras.Model, mode: Mode, momentum: float) -> keras.Model:
-    """Return a model to be trained in the place of another, whose layers it shares.
+    """Return a trainable copy that shares all layers except BatchNormalization.
 
-    Its own are BatchNormalization, and on a CPU what `cpu.stand_in` replaces. BatchNormalization is
-    frozen, if asked, as layers, because Keras 3.15 ignores `base(x, training=False)` in a model
-    that `fit` trains.
+    On a CPU, it does not share what `cpu.stand_in` replaces either. BatchNormalization is frozen,
+    if asked, as layers, because Keras 3.15 ignores `base(x, training=False)` in a model that `fit`
+    trains.
 
-    `copy_weights(trained, model)` brings back what training has changed.
+    `copy_weights(trained, model)` copies back what training has changed.
 
     Args:
         model: a functional model, nested ones in it allowed.

@@ -7,8 +7,6 @@ https://kellerjordan.github.io/posts/muon/); a learning rate with linear decay t
 https://arxiv.org/abs/1512.00567).
 """
 
-from typing import Literal
-
 import keras
 import tensorflow as tf
 
@@ -17,17 +15,17 @@ def optimizer(
     learning_rate: float,
     steps: int,
     weight_decay: float = 0.0,
-    name: Literal["adamw", "muon"] = "adamw",
+    name: str = "adamw",
 ) -> keras.optimizers.Optimizer:
-    """Return an optimizer for a run of `steps`; biases and normalisation are not decayed.
+    """Return an optimizer for a run of `steps`; biases and normalization are not decayed.
 
-    It starts at the full learning rate: the net is trained already, and so is its new head.
+    No warmup: the network is trained already.
     """
     rate = keras.optimizers.schedules.PolynomialDecay(
         learning_rate, max(1, steps), end_learning_rate=0.0
     )
     if name == "muon":
-        # beta_2: a mean over some 100 steps, of the few hundred of an epoch.
+        # beta_2: averages over about 100 steps; an epoch has a few hundred.
         made = Muon(rate, weight_decay=weight_decay, beta_2=0.99)
     else:
         made = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
@@ -70,7 +68,7 @@ class Muon(keras.optimizers.AdamW):
 
 
 def orthogonal(x: tf.Tensor) -> tf.Tensor:
-    """Return about the nearest matrix to (n, m) whose singular values are all 1: 0.7 to 1.2 here.
+    """Orthogonalize (n, m) approximately: singular values 0.7 to 1.2.
 
     The iteration and its constants are those of Jordan et al.
     """
