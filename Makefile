@@ -1,4 +1,4 @@
-# `make reproduce` and `make test` are the two commands; each creates or updates .venv first.
+# `make reproduce` and `make test` are the main targets; each creates or updates .venv first.
 BIN := .venv/bin
 # A recipe reads these from its environment, because in its text the shell would interpret them.
 override IMAGE := $(value IMAGE)
@@ -25,15 +25,15 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 .PHONY: reproduce test demo predict preset backbones bench seeds plot verify help lint lock audit clean
 .DEFAULT_GOAL := reproduce
 
-reproduce: .venv/runtime ## run the pipeline, show the metrics, exit non-zero under the gate
+reproduce: .venv/runtime ## run the pipeline and show the metrics; fails if accuracy is below the gate
 	@$(BIN)/python -m stages check
 	@$(BIN)/python -m dvc repro
 	@$(BIN)/python -m dvc metrics show --precision 4
 
-test: .venv/development ## run the tests
+test: .venv/development ## run the fast tests
 	@$(BIN)/python -m pytest
 
-demo: .venv/runtime ## the same pipeline in about a minute, on images it draws: needs no download
+demo: .venv/runtime ## run the pipeline on generated images in about a minute, without downloading data
 	@$(BIN)/python -m stages check
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT INT TERM && $(BIN)/python -m tests.drawn "$$folder/demo" \
 		&& cd "$$folder/demo" && export MIRROR="$$folder/demo/mirror" && python3 -m dvc repro \
@@ -52,7 +52,7 @@ backbones: .venv/runtime ## list the available backbones
 bench: .venv/runtime ## compare with the Keras guide's two workflows
 	@$(BIN)/python -m bench.compare
 
-seeds: .venv/runtime ## run a preset with other seeds: make seeds PRESET=fastest SEEDS=20
+seeds: .venv/runtime ## run a preset with several seeds: make seeds PRESET=fastest SEEDS=20
 	@$(BIN)/python -m bench.seeds "$${PRESET:-default}" "$${SEEDS:-3}"
 
 plot: .venv/development ## draw docs/frontier.svg from docs/experiments.csv
@@ -69,7 +69,7 @@ lint: .venv/development ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-audit: .venv/development ## check locked packages on PyPI for known vulnerabilities: needs the network
+audit: .venv/development ## check the locked packages for known vulnerabilities; needs PyPI
 	@$(BIN)/python -m pip_audit --strict --require-hashes --disable-pip --progress-spinner off \
 		-r requirements.txt -r requirements-dev.txt
 
@@ -80,11 +80,11 @@ lock: .venv/development ## write the newest allowed versions, with hashes
 clean: ## remove the environment; `dvc gc -w` cleans the cache
 	@rm -rf .venv
 
-# Scripts in .venv contain its absolute path, so it is made anew after the project's folder was moved or copied.
+# Scripts in .venv contain its absolute path, so it is recreated after the folder has been moved or copied.
 MOVED := $(shell [ "$$(cat .venv/path 2>/dev/null)" = "$$(pwd -P)" ] || echo moved)
 .PHONY: moved
 
-# Stamp file: its lock is completely installed.
+# Stamp file: everything in its lock file is installed.
 .venv/runtime: requirements.txt $(MOVED)
 	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"error: Python is {v[0]}.{v[1]}, expected 3.11 to 3.13: make PYTHON=python3.11")'
 	@[ ! "$(MOVED)" ] && $(BIN)/python -m pip --version >/dev/null 2>&1 \
