@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,8 +13,8 @@ import tensorflow as tf
 from stages import runtime
 from stages.training import cpu, layers
 from stages.training.head import new_head, with_head
+from tests.conftest import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[1]
 X = np.random.default_rng(1).normal(3.0, 2.0, (16, 5, 5, 4)).astype(np.float32)
 
 
@@ -34,9 +33,7 @@ def trained(gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[set[str],
     return {type(layer).__module__.partition(".")[0] for layer in twin.layers}, model.get_weights()
 
 
-def test_with_a_gpu_the_same_is_trained_by_keras_own_layers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_with_a_gpu_keras_own_layers_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     (origin, of_gpu), (both, of_cpu) = (trained(gpus, monkeypatch) for gpus in (["GPU:0"], []))
     assert (origin, both) == ({"keras"}, {"keras", "stages"})
     for theirs, ours in zip(of_gpu, of_cpu, strict=True):

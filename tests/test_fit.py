@@ -1,4 +1,4 @@
-"""Training: the best epoch is kept, NaN stops it, and where it goes on it ends in the same bits."""
+"""Training: the best epoch is kept, NaN stops it, and where it resumes it ends in the same bits."""
 
 import csv
 from collections.abc import Iterator
@@ -68,8 +68,7 @@ def test_no_epochs_train_nothing(tmp_path: Path) -> None:
     before = model.get_weights()
     accuracy = train_small(model, epochs=0, curve=tmp_path / "curve.csv")
     (row,) = csv.DictReader((tmp_path / "curve.csv").read_text().splitlines())
-    assert row["epoch"] == "0"
-    assert float(row["dev_accuracy"]) == accuracy
+    assert (row["epoch"], float(row["dev_accuracy"])) == ("0", accuracy)
     assert accuracy == pytest.approx(np.mean(Y[:20] == 0))  # all logits are zero
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
