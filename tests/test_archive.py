@@ -105,7 +105,7 @@ batch = functools.partial(edit, "data_batch_3")
         (batch(data=np.zeros((2, 3072), "float32")), "data is float32 (2, 3072), not uint8"),
         (batch(data=np.zeros((2, 3072), object)), "data is object (2, 3072), not uint8"),
         (batch(data=[[0] * 3072] * 2), "data is list"),
-        (edit("batches.meta", label_names=[b"cat"]), "batches.meta: expected a file of CIFAR-10"),
+        (edit("batches.meta", label_names=[b"cat"]), "meta: expected a file of CIFAR-10: label_"),
         (edit("batches.meta", label_names=[b"cat"] * 10), "label_names"),
         (edit("batches.meta", label_names=[*range(10)]), "label_names"),
         (lambda c: c.clear(), "lacks data_batch_1, data_batch_2"),

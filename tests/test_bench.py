@@ -53,6 +53,8 @@ def test_dvc_takes_over_a_preset_and_leaves_what_is_the_users_to_say(
         assert status == 0, said
         params.load(project.folder / "params.yaml")  # each value is allowed
         now = yaml.safe_load((project.folder / "params.yaml").read_text())
+        keys = {f"{s}.{key}" for s, values in now.items() if s != "gate" for key in values}
+        assert keys - set(preset.settings(name)) == {"backbone.sha256", "download.sha256"}
         for key, value in preset.settings(name).items():
             section, setting = key.split(".")
             assert now[section][setting] == value, key

@@ -40,27 +40,31 @@ def test_with_a_gpu_keras_own_layers_train_the_same(monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
+def one_step(layer: Any, lowest: float, **arguments: bool) -> list[Any]:
+    """Return the output of a layer with set weights, and the gradients of its input and them."""
+    layer.build(X.shape)
+    layer.set_weights(
+        [np.linspace(lowest, 2, w.size).reshape(w.shape) for w in layer.get_weights()]
+    )
+    x = tf.constant(X)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, **arguments)
+        loss = tf.reduce_sum(tf.sin(y))
+    return [y, *tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])]
+
+
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("center", [True, False])
 def test_the_fused_layer_equals_keras_forward_backward_and_in_its_averages(
     scale: bool, center: bool
 ) -> None:
-    def one_step(layer: keras.layers.BatchNormalization) -> list[np.ndarray]:
-        layer.build(X.shape)
-        layer.set_weights([np.linspace(0.5, 2, 4)] * len(layer.get_weights()))
-        x = tf.constant(X)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True)
-            loss = tf.reduce_sum(tf.sin(y))
-        variables = [x, *(v.value for v in layer.trainable_variables)]
-        gradients = tape.gradient(loss, variables)
-        inference = layer(x, training=False)
-        return [np.asarray(a) for a in [y, inference, *gradients, *layer.get_weights()]]
+    def found(kind: type[keras.layers.BatchNormalization]) -> list[Any]:
+        layer = kind(scale=scale, center=center, momentum=0.7)
+        step = one_step(layer, 0.5, training=True)
+        return [*step, layer(X, training=False), *layer.get_weights()]
 
-    options = {"scale": scale, "center": center, "momentum": 0.7}
-    ours = one_step(cpu.FusedBatchNormalization(**options))
-    theirs = one_step(keras.layers.BatchNormalization(**options))
+    ours, theirs = found(cpu.FusedBatchNormalization), found(keras.layers.BatchNormalization)
     assert len(ours) == len(theirs) == 3 + 2 * (scale + center) + 2
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -79,24 +83,9 @@ def test_the_fused_layer_equals_keras_forward_backward_and_in_its_averages(
     ],
 )
 def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict[str, Any]) -> None:
-    def one_step(kind: type[keras.layers.DepthwiseConv2D]) -> list[np.ndarray]:
-        layer = kind(**{"padding": "same", "use_bias": False} | options)
-        layer.build(X.shape)
-        layer.set_weights(
-            [np.linspace(-1, 2, w.size).reshape(w.shape) for w in layer.get_weights()]
-        )
-        x = tf.constant(X)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x)
-            loss = tf.reduce_sum(tf.sin(y))
-        return [y, *tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])]
-
-    for ours, theirs in zip(
-        one_step(cpu.DepthwiseConv2D),
-        one_step(keras.layers.DepthwiseConv2D),
-        strict=True,
-    ):
+    options = {"padding": "same", "use_bias": False} | options
+    kinds = cpu.DepthwiseConv2D, keras.layers.DepthwiseConv2D
+    for ours, theirs in zip(*(one_step(kind(**options), -1) for kind in kinds), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 

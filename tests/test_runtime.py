@@ -52,6 +52,7 @@ def test_it_names_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> N
     found = runtime.description()
     assert found["keras"] == metadata.version("keras")
     assert found["OMP_NUM_THREADS"] == "3"
+    assert found["device"] == "CPU" or ":GPU:" in found["device"]
     assert "PATH" not in found
 
     def described(cpuinfo: str) -> tuple[str, str]:
