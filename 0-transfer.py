@@ -76,16 +76,29 @@ def main() -> None:
     unfreeze the layers after the cut and continue training (fine_tune), save.
     """
     check_surroundings()
-    for command in (["stages", "check"], ["dvc", "repro", "fine_tune"]):
-        status = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=PROJECT,
-            env=environment(),
-            check=False,
-        ).returncode
-        if status:
-            sys.exit(status)
+    run("stages", "check")
+    check_data_set()
+    run("dvc", "repro", "fine_tune")
     save(PROJECT / MODEL, Path.cwd() / MODEL)
+
+
+def run(*command: str) -> None:
+    """Run `python -m` in the project; exit if it fails."""
+    command = (sys.executable, "-m", *command)
+    status = subprocess.run(command, cwd=PROJECT, env=environment(), check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+def check_data_set() -> None:
+    """Exit if params.yaml, which is valid, names other images than CIFAR-10's."""
+    from stages import params
+
+    if (name := params.load(PROJECT / params.PARAMS).data.name) != "cifar10":
+        sys.exit(
+            f"error: data.name in params.yaml is {name}; this file trains {MODEL}: set it to "
+            f"cifar10, or run `make reproduce` for {name}.h5"
+        )
 
 
 def check_surroundings() -> None:

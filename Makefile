@@ -2,10 +2,11 @@
 BIN := .venv/bin
 # A recipe reads these from its environment, because in its text the shell would interpret them.
 override IMAGE := $(value IMAGE)
+override NAME := $(value NAME)
 override PRESET := $(value PRESET)
 override SEEDS := $(value SEEDS)
 override PYTHON := $(or $(value PYTHON),python3)
-export IMAGE PRESET SEEDS PYTHON
+export IMAGE NAME PRESET SEEDS PYTHON
 # DVC finds `python3` through PATH.
 export PATH := $(CURDIR)/$(BIN):$(value PATH)
 # DVC needs the user's name and home, which a user id in a container may lack.
@@ -43,14 +44,15 @@ demo: .venv/runtime ## run the pipeline on generated images in about a minute, w
 predict: .venv/runtime ## classify a photo, or the photos in a folder: make predict IMAGE=photo.jpg
 	@$(BIN)/python predict.py -- $${IMAGE:+"$$IMAGE"}
 
-preset: .venv/runtime ## run a preset of bench/presets.yaml: make preset PRESET=fastest
-	@$(BIN)/python -m bench.preset "$$PRESET"
+preset: .venv/runtime ## run a preset of bench/presets.yaml: make preset PRESET=fastest; optional NAME=, of your images
+	@$(BIN)/python -m bench.preset "$$PRESET" $${NAME:+"$$NAME"}
+	@$(BIN)/python -m dvc metrics show --precision 4
 
 backbones: .venv/runtime ## list the available backbones
 	@$(BIN)/python -m stages.nets.applications
 
-bench: .venv/runtime ## compare with the Keras guide's two workflows
-	@$(BIN)/python -m bench.compare
+bench: .venv/runtime ## compare with the Keras guide's two workflows; optional NAME=, of your images
+	@if [ "$$NAME" ]; then $(BIN)/python -m bench.photos "$$NAME"; else $(BIN)/python -m bench.compare; fi
 
 seeds: .venv/runtime ## run a preset with several seeds: make seeds PRESET=fastest SEEDS=20
 	@$(BIN)/python -m bench.seeds "$${PRESET:-default}" "$${SEEDS:-3}"

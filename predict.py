@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Print the most probable classes of photos: `python predict.py photo.jpg folder`.
 
-The model is cifar10.h5, beside this file; stages/data/photos.py resizes photos to the model's input
-size. Slow imports are inside functions, after the Ctrl-C handler is set.
+The model is that of `data.name` in params.yaml, or --model. stages/data/photos.py reads photos as
+preprocess reads images, in the model's input size. Slow imports are inside functions, after the
+Ctrl-C handler is set.
 """
 
 import argparse
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import stages  # noqa: F401 - sets what TensorFlow reads from the environment
-from stages import paths
 from stages.errors import PipelineError
 
-MODEL = Path(__file__).resolve().parent / paths.MODEL
+PROJECT = Path(__file__).resolve().parent
 NOTE = "Photos differ from the training images; images of no class also get class probabilities."
 BATCH = 32  # photos
 
@@ -28,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], epilog=NOTE)
     parser.add_argument("images", nargs="*", help="image files, folders of them")
     parser.add_argument("--json", action="store_true", help="print all probabilities, as JSON")
+    parser.add_argument("--model", type=Path, help="an .h5 of this project; default: data.name's")
     arguments = parser.parse_args()
     if not arguments.images:
         raise PipelineError("no image; expected image files or folders, as in IMAGE=photo.jpg")
@@ -41,8 +42,18 @@ def main() -> int:
             failed = True
     if found:
         named = found.keys() & set(map(Path, arguments.images))
-        failed |= not classify(list(found), named, arguments.json)
+        failed |= not classify(arguments.model or default(), list(found), named, arguments.json)
     return int(failed)
+
+
+def default() -> Path:
+    """Return the model of the data set that params.yaml names."""
+    from stages import params, paths
+
+    try:
+        return PROJECT / paths.model(params.load(PROJECT / params.PARAMS).data.name)
+    except OSError as error:
+        raise PipelineError(f"{error.filename}: {error.strerror}; name a --model") from error
 
 
 def files(argument: str) -> list[Path]:
@@ -58,7 +69,7 @@ def files(argument: str) -> list[Path]:
     return found
 
 
-def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
+def classify(model_path: Path, paths: list[Path], named: set[Path], as_json: bool) -> bool:
     """Print the three most probable classes of each photo, batch by batch; as JSON, all at the end.
 
     Return whether all of `named` could be read. The other paths need not be images.
@@ -68,7 +79,7 @@ def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
 
     from stages.data.photos import printable, read
 
-    names, size = description()
+    names, size, aspect = description(model_path)
     width, longest = max(map(len, names)), max(len(printable(path)) for path in paths)
     model = None
     table, failed = {}, set()
@@ -78,7 +89,7 @@ def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
         for start in range(0, len(paths), BATCH):
             images = {}
             batch = paths[start : start + BATCH]
-            for path, image in [(path, pool.submit(read, path, size)) for path in batch]:
+            for path, image in [(path, pool.submit(read, path, size, aspect)) for path in batch]:
                 try:
                     images[path] = image.result()
                 except PipelineError as error:
@@ -87,7 +98,7 @@ def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
                 bar.update()
             if not images:
                 continue
-            model = model or load()
+            model = model or load(model_path)
             x = np.stack(list(images.values())).astype(np.float32)
             for path, probabilities in zip(images, model.predict_on_batch(x).tolist(), strict=True):
                 row = sorted(zip(probabilities, names, strict=True), reverse=True)
@@ -102,30 +113,31 @@ def classify(paths: list[Path], named: set[Path], as_json: bool) -> bool:
     return not failed & named
 
 
-def description() -> tuple[list[str], tuple[int, int]]:
-    """Return the model's class names, in the order of its outputs, and its (height, width)."""
+def description(model: Path) -> tuple[list[str], tuple[int, int], str]:
+    """Return class names, in the order of the outputs, (height, width), and the aspect."""
     import h5py
 
     from stages.files import reading
 
-    if not MODEL.exists():
-        raise PipelineError(f"{MODEL} is missing; `make reproduce` makes it")
-    with reading(MODEL), h5py.File(MODEL) as file:
+    if not model.exists():
+        raise PipelineError(f"{model} is missing; `make reproduce` makes it")
+    with reading(model), h5py.File(model) as file:
         if missing := {"class_names", "image_size"} - set(file.attrs):
             lacks = " and ".join(sorted(missing))
-            raise PipelineError(f"{MODEL} lacks {lacks}; run `make reproduce`")
+            raise PipelineError(f"{model} lacks {lacks}; run `make reproduce`")
         height, width = map(int, file.attrs["image_size"])
-        return json.loads(file.attrs["class_names"]), (height, width)
+        aspect = str(file.attrs.get("aspect", "crop"))
+        return json.loads(file.attrs["class_names"]), (height, width), aspect
 
 
-def load() -> Any:
+def load(model: Path) -> Any:
     """Return the Keras model without optimizer and metrics, about which Keras would warn."""
     import keras
 
     from stages.files import reading
 
-    with reading(MODEL):
-        return keras.models.load_model(MODEL, compile=False)
+    with reading(model):
+        return keras.models.load_model(model, compile=False)
 
 
 def interrupted(*_: object) -> None:

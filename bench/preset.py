@@ -1,4 +1,7 @@
-"""`make preset PRESET=fastest`: run a preset of presets.yaml as a DVC experiment."""
+"""`make preset PRESET=fastest`: run a preset of presets.yaml as a DVC experiment.
+
+`make preset PRESET=photos NAME=flowers` runs it on the images in data/images/flowers.
+"""
 
 import json
 import subprocess
@@ -8,10 +11,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stages import download, params
+from stages.errors import PipelineError
 from stages.params import PARAMS
 
 PRESETS = Path(__file__).with_name("presets.yaml")
-KEPT = {"gate"}  # sections that no preset changes, like all `sha256`
+# Sections and settings that no preset changes, like all `sha256`: they are the data set's.
+KEPT = {"gate", "preprocess", "data.name", "data.aspect", "features.flip"}
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -30,16 +36,21 @@ def settings(name: str) -> dict[str, Any]:
     committed = {
         f"{section}.{key}": value
         for section, values in yaml.load(show.stdout).items()
-        if section not in KEPT
         for key, value in values.items()
-        if key != "sha256"
+        if key != "sha256" and not {section, f"{section}.{key}"} & KEPT
     }
     return committed | presets[name]
 
 
 if __name__ == "__main__":
-    values = settings("".join(sys.argv[1:]))
-    options = [f"-S{key}={json.dumps(value)}" for key, value in values.items()]
-    # As far as evaluate, because DVC loses the metrics of an experiment that fails.
-    command = [sys.executable, "-m", "dvc", "exp", "run", "evaluate", *options]
+    values = settings(sys.argv[1] if sys.argv[1:] else "")
+    if sys.argv[2:]:
+        values["data.name"] = sys.argv[2]
+    try:
+        download.check(values.get("data.name") or params.load().data.name)
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    options = [f"-S{k}={json.dumps(value, ensure_ascii=False)}" for k, value in values.items()]
+    # Without the gate, because DVC loses the metrics of an experiment that fails.
+    command = [sys.executable, "-m", "dvc", "exp", "run", "report", *options]
     sys.exit(subprocess.run(command, check=False).returncode)

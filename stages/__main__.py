@@ -98,11 +98,13 @@ def settings() -> "Params":
 
 
 def check() -> None:
-    """Check params.yaml; set DVC's `core.no_scm` if this folder is in no Git repository.
+    """Check params.yaml and own images; set DVC's `core.no_scm` if this is in no Git repository.
 
     Otherwise DVC requires a Git repository; a ZIP download is not one.
     """
-    settings()
+    from stages import download
+
+    download.check(settings().data.name)
     no_scm = False
     if os.path.exists(LOCAL_CONFIG):
         with open(LOCAL_CONFIG, encoding="utf-8") as file:

@@ -53,11 +53,11 @@ def mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
     return keras.layers.Permute((1, 3, 2), name="channels_last")(exchange(columns_last))
 
 
-def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
+def save(model: keras.Model, path: Path, class_names: Iterable[str], aspect: str) -> None:
     """Write what `model.save` does, a compiled model as .h5, atomically.
 
-    The file has two attributes that Keras ignores: `class_names`, JSON, in the order of the
-    outputs, and `image_size`, (height, width) in pixels.
+    The file has attributes that Keras ignores: `class_names`, JSON, in the order of the outputs;
+    `image_size`, (height, width) in pixels; `aspect`, how photos are made square, if not "crop".
 
     Raises:
         OSError: it cannot be written.
@@ -72,6 +72,8 @@ def save(model: keras.Model, path: Path, class_names: Iterable[str]) -> None:
                 file.attrs[name] = json.dumps(portable(json.loads(file.attrs[name])))
             file.attrs["class_names"] = json.dumps([str(name) for name in class_names])
             file.attrs["image_size"] = model.input_shape[1:3]
+            if aspect != "crop":
+                file.attrs["aspect"] = aspect
 
 
 def portable(config: Any) -> Any:

@@ -1,10 +1,12 @@
-"""Stage 1: fetch the CIFAR-10 archive whose digest params.yaml accepts."""
+"""Stage 1: fetch the CIFAR-10 archive whose digest params.yaml accepts; nothing for own images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.data import sources
-from stages.paths import ARCHIVE
+from stages.data.photos import printable, walk
+from stages.errors import PipelineError
+from stages.paths import ARCHIVE, CIFAR10, PHOTOS
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -14,7 +16,13 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
 def main(params: "Params") -> None:
-    """Write data/raw/cifar-10-python.tar.gz."""
+    """Write data/images/cifar10: the archive, or with another `data.name` an empty file."""
+    check(params.data.name)
+    if params.data.name != CIFAR10:
+        ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+        (ARCHIVE.parent / "nothing-downloaded").touch()  # DVC warns of an empty folder
+        print(f"data.name is {params.data.name}: nothing to download")
+        return
     accepted = params.download.sha256.values()
 
     def accept(_path: Path, found: str, _place: str) -> str | None:
@@ -23,3 +31,20 @@ def main(params: "Params") -> None:
         return f"sha256 is {found}, expected one of download.sha256 in params.yaml"
 
     sources.fetch([ARCHIVE.name], URL, ARCHIVE, accept)
+
+
+def check(name: str) -> None:
+    """Raise PipelineError unless DVC can read the images of a name: it does, before preprocess."""
+    place = PHOTOS / name
+    if name != CIFAR10 and not place.exists():
+        raise PipelineError(
+            f"{place} is missing; put class folders or an archive of them there, or a link to them "
+            "(docs/own-images.md), or set data.name to cifar10"
+        )
+    # DVC waits for a pipe forever and does not follow a link to a folder.
+    for path in walk(place) if name != CIFAR10 else ():
+        if not path.is_file() or any("\udc80" <= char <= "\udcff" for char in str(path)):
+            raise PipelineError(
+                f"{printable(path)}: expected a file with a name in UTF-8, no pipe, no link to a "
+                "folder or to nothing; remove, rename or copy it"
+            )

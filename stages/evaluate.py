@@ -10,18 +10,16 @@ import h5py
 import keras
 import numpy as np
 
+from stages import paths
 from stages.calibration import cross_entropy, ece, fit_temperature, scale
+from stages.data.dataset import PARTS, DataSet
 from stages.errors import PipelineError
-from stages.files import digest, read_arrays, reading, replacing
+from stages.files import reading, replacing, write_csv
 from stages.paths import (
-    ARCHIVE,
     CLASS_ACCURACY,
-    CONFUSION,
-    DATASET,
     ENVIRONMENT,
     HEAD_CURVE,
     METRICS,
-    MODEL,
     MODEL_CARD,
     PROBABILITIES,
     WEIGHTS,
@@ -35,43 +33,46 @@ if TYPE_CHECKING:
 def main(params: "Params") -> None:
     """Write metrics.json, tables, the model card and the environment that they were measured in.
 
-    `val_*`: official test images (what tests/0-main.py measures), not used for model selection;
-    `dev_*`: held-out training images, used for it; after the head: without test-time augmentation.
+    `val_*`: test images (what tests/0-main.py measures), not used for model selection; balanced:
+    the mean over the classes. `dev_*`: held-out training images, used for it; after the head:
+    without test-time augmentation.
     """
     set_up(0)
-    x_dev, y_dev, x_test, y_test, names = read_arrays(
-        DATASET, "x_dev", "y_dev", "x_test", "y_test", "class_names"
-    )
+    data = DataSet()
+    y_dev, y_test, names = data.labels("dev"), data.labels("test"), data.class_names
     with reading(HEAD_CURVE), HEAD_CURVE.open(newline="") as file:
         dev_accuracy_after_head = max(float(row["dev_accuracy"]) for row in csv.DictReader(file))
-    with reading(MODEL):
-        model = keras.models.load_model(MODEL)
-    dev, test = (predict(model, x, params.evaluate.batch_size) for x in (x_dev, x_test))
-    if not (np.isfinite(dev).all() and np.isfinite(test).all()):
-        raise PipelineError(f"{MODEL} predicts NaN; retrain with a lower fine_tune.learning_rate")
+    path = paths.model(params.data.name)
+    with reading(path):
+        model = keras.models.load_model(path)
+    size = params.evaluate.batch_size
+    dev, test = (predict(model, data.images(part), size) for part in ("dev", "test"))
+    # A ReLU can hide a weight that is NaN.
+    wrong = [f": {w.path} holds NaN or infinity" for w in model.weights if not np.isfinite(w).all()]
+    if wrong or not (np.isfinite(dev).all() and np.isfinite(test).all()):
+        what = wrong[0] if wrong else " predicts NaN"
+        raise PipelineError(f"{path}{what}; retrain with a lower fine_tune.learning_rate")
 
     predicted = test.argmax(axis=1)
     right = predicted == y_test
+    of_class = [(k, y_test == k) for k in np.unique(y_test)]
+    by_class = [(names[k], rounded(right[its].mean()), its.sum()) for k, its in of_class]
     metrics = {
         "val_accuracy": rounded(right.mean()),
+        "val_balanced_accuracy": rounded(np.mean([accuracy for _, accuracy, _ in by_class])),
         "val_loss": rounded(cross_entropy(test, y_test)),
         "dev_accuracy_after_head": rounded(dev_accuracy_after_head),
         "dev_accuracy": rounded(np.mean(dev.argmax(axis=1) == y_dev)),
         "ece": rounded(ece(test, y_test)),
     }
-    by_class = [(names[k], rounded(right[y_test == k].mean())) for k in np.unique(y_test)]
     temperature = fit_temperature(dev, y_dev)
     with replacing(PROBABILITIES) as partial:
         np.savez(partial, dev=dev, test=test, temperature=temperature)
-    for path, rows in (
-        (CONFUSION, [("actual", "predicted"), *zip(names[y_test], names[predicted], strict=True)]),
-        (CLASS_ACCURACY, [("class", "accuracy"), *by_class]),
-    ):
-        with replacing(path) as partial, partial.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+    write_csv(CLASS_ACCURACY, [("class", "accuracy", "images"), *by_class])
     ece_scaled = ece(scale(test, temperature), y_test)
     with replacing(MODEL_CARD) as partial:
-        partial.write_text(model_card(params, metrics, by_class, temperature, ece_scaled))
+        card = model_card(params, data, metrics, by_class, temperature, ece_scaled)
+        partial.write_text(card, encoding="utf-8")
     for content, path in ((description(), ENVIRONMENT), (metrics, METRICS)):
         with replacing(path) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n")
@@ -80,27 +81,36 @@ def main(params: "Params") -> None:
 
 def model_card(
     params: "Params",
+    data: DataSet,
     metrics: dict[str, float],
-    by_class: list[tuple[str, float]],
+    by_class: list[tuple[str, float, int]],
     temperature: float,
     ece_scaled: float,
 ) -> str:
     """Return stages/model_card.md, filled in."""
     with reading(WEIGHTS), h5py.File(WEIGHTS) as file:
         weights = str(file.attrs["source"])
-    archive = digest(ARCHIVE)
-    named = params.backbone.sha256 | params.download.sha256
-    names = {sha256: name for name, sha256 in named.items()}
-    return Template(Path(__file__).with_name("model_card.md").read_text()).substitute(
+    names = {sha256: name for name, sha256 in params.backbone.sha256.items()}
+    archives = {sha256: f" ({name})" for name, sha256 in params.download.sha256.items()}
+    height, width, _ = data.image_shape
+    about = data.about()
+    return Template(Path(__file__).with_name("model_card.md").read_text("utf-8")).substitute(
         {name: f"{value:.4f}" for name, value in metrics.items()},
         **dict(params.backbone),
-        archive=archive,
-        archive_name=names.get(archive, "not named"),
+        aspect=data.aspect,
+        by_class="\n".join(f"| {name} | {accuracy:.4f} | {n} |" for name, accuracy, n in by_class),
+        classes=len(data.class_names),
+        data=params.data.name,
+        ece_scaled=f"{ece_scaled:.4f}",
+        images=", ".join(f"{len(data.labels(part)):,} {part}" for part in PARTS),
+        model=paths.model(params.data.name),
+        shape=f"{height}x{width}",
+        notes=about["notes"],
+        source=about["source"],
+        temperature=f"{temperature:.2f}",
+        title=about["title"] + archives.get(about["source"], ""),
         weights_digest=weights,
         weights_name=names.get(weights, "not named"),
-        by_class="\n".join(f"| {name} | {accuracy:.4f} |" for name, accuracy in by_class),
-        temperature=f"{temperature:.2f}",
-        ece_scaled=f"{ece_scaled:.4f}",
     )
 
 

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from stages.data import activations
+from stages.data.dataset import DataSet
 from stages.data.views import View
-from stages.files import read_arrays, replacing
+from stages.files import replacing
 from stages.nets.backbone import Backbone
-from stages.paths import DATASET, FEATURES, WEIGHTS, dev_features, train_view
+from stages.paths import FEATURES, WEIGHTS, dev_features, train_view
 from stages.runtime import set_up
 from stages.training import cpu
 
@@ -19,13 +20,13 @@ def main(params: "Params") -> None:
     settings = params.features
     set_up(settings.seed)
     cpu.set_up()
-    x_train, x_dev = read_arrays(DATASET, "x_train", "x_dev")
-    backbone = Backbone(params.backbone, x_train.shape[1:], WEIGHTS)
+    data = DataSet()
+    backbone = Backbone(params.backbone, data.image_shape, WEIGHTS)
     print(backbone, flush=True)
     prefix = backbone.frozen_prefix()
     with replacing(FEATURES) as folder:
         folder.mkdir()
         for number in range(settings.views):
-            view = View(x_train, number, settings.shift, settings.seed)
+            view = View(data.images("train"), number, settings)
             activations.compute(prefix, view, train_view(number, folder), settings.batch_size)
-        activations.compute(prefix, x_dev, dev_features(folder), settings.batch_size)
+        activations.compute(prefix, data.images("dev"), dev_features(folder), settings.batch_size)

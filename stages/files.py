@@ -1,10 +1,11 @@
 """Atomic writes of outputs: beside their place, then renamed."""
 
+import csv
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,18 @@ def read_arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
     """
     with reading(path), np.load(path) as file:
         return [file[name] for name in names]
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table atomically; names of files that are not UTF-8 keep their bytes."""
+    with replacing(path) as new, new.open("w", -1, "utf-8", "surrogateescape", "") as file:
+        csv.writer(file).writerows(rows)
+
+
+def mapped(path: Path) -> npt.NDArray[Any]:
+    """Map an .npy file, read when it is used; raise PipelineError if it is damaged."""
+    with reading(path):
+        return np.load(path, mmap_mode="r")
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:

@@ -1,24 +1,14 @@
 """Stage 6: unfreeze the suffix, train it with the head, save the whole as one model."""
 
-import json
 from typing import TYPE_CHECKING
 
-from stages import classifier
-from stages.data import activations
-from stages.files import read_arrays
+from stages import classifier, paths
+from stages.data.dataset import DataSet
+from stages.files import mapped
 from stages.nets.backbone import Backbone
 from stages.nets.graph import pooled
 from stages.params import fingerprint
-from stages.paths import (
-    CHECKPOINT,
-    DATASET,
-    FINE_TUNE_CURVE,
-    HEAD,
-    MODEL,
-    WEIGHTS,
-    dev_features,
-    train_view,
-)
+from stages.paths import CHECKPOINT, FINE_TUNE_CURVE, HEAD, WEIGHTS, dev_features, train_view
 from stages.runtime import description, set_up
 from stages.training import cpu, fit, layers, recipe
 from stages.training.batches import Batches
@@ -34,16 +24,17 @@ def main(params: "Params") -> None:
     settings = params.fine_tune
     set_up(settings.seed)
     in_bfloat16 = cpu.set_up(at_once=2)  # two half batches in parallel
-    x_dev, y_train, y_dev, names = read_arrays(DATASET, "x_dev", "y_train", "y_dev", "class_names")
-    views = [activations.load(train_view(number)) for number in range(params.features.views)]
+    data = DataSet()
+    classes, size = len(data.class_names), settings.batch_size
+    views = [mapped(train_view(number)) for number in range(params.features.views)]
     train = Batches(
-        views, y_train, len(names), settings.batch_size, settings.seed, settings.cutmix_fraction
+        views, data.labels("train"), classes, size, settings.seed, settings.cutmix_fraction
     )
-    dev = Batches([activations.load(dev_features())], y_dev, len(names), settings.batch_size)
+    dev = Batches([mapped(dev_features())], data.labels("dev"), classes, size)
 
-    backbone = Backbone(params.backbone, x_dev.shape[1:], WEIGHTS)
+    backbone = Backbone(params.backbone, data.image_shape, WEIGHTS)
     suffix = layers.for_training(backbone.suffix, settings.batch_norm, settings.batch_norm_momentum)
-    head = new_head(len(names))
+    head = new_head(classes)
     model = with_head(pooled(suffix), head)
     load_head(HEAD, head)
     steps = settings.epochs * len(train)
@@ -52,8 +43,7 @@ def main(params: "Params") -> None:
         recipe.loss(settings.label_smoothing),
         metrics=["accuracy"],
     )
-    depends_on = fingerprint("fine_tune", params) + json.dumps(description())
-    checkpoint = Checkpoint(CHECKPOINT, depends_on)
+    checkpoint = Checkpoint(CHECKPOINT, fingerprint("fine_tune", params, description()))
     dev_accuracy = fit.fit(
         model,
         train,
@@ -66,7 +56,8 @@ def main(params: "Params") -> None:
     if in_bfloat16:
         cpu.round_kernels(suffix)
     layers.copy_weights(suffix, backbone.suffix)
-    model = classifier.classifier(backbone.on_raw_images(), head, settings.test_time_flip)
-    classifier.save(model, MODEL, names)
+    flip = settings.test_time_flip and params.features.flip
+    model = classifier.classifier(backbone.on_raw_images(), head, flip)
+    classifier.save(model, paths.model(params.data.name), data.class_names, data.aspect)
     checkpoint.remove()
     print(f"fine-tuned: dev accuracy {dev_accuracy:.4f}, without test-time augmentation")

@@ -36,6 +36,14 @@ class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
+class Data(_Section):
+    """Which images; all but the name is for images of one's own."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    image_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
+    aspect: Literal["crop", "pad"]
+
+
 class Download(_Section):
     """Which archive is accepted."""
 
@@ -54,8 +62,9 @@ class Backbone(_Section):
 
 
 class Preprocess(_Section):
-    """How the training images are divided."""
+    """How the images are divided."""
 
+    test_fraction: Annotated[Number, Field(gt=0, lt=1)]
     dev_fraction: Annotated[Number, Field(gt=0, lt=1)]
     seed: Seed
 
@@ -64,7 +73,9 @@ class Features(_Section):
     """Which views of the training images go through the frozen prefix."""
 
     views: Annotated[int, Field(strict=True, ge=1, le=64)]
-    shift: CountOrZero
+    flip: Annotated[bool, Field(strict=True)]
+    shift: Fraction
+    zoom: Fraction
     batch_size: Count
     seed: Seed
 
@@ -108,8 +119,9 @@ class Gate(_Section):
 
 
 class Params(_Section):
-    """The whole of params.yaml: a section for each stage."""
+    """The whole of params.yaml: the data set, then a section for each stage."""
 
+    data: Data
     download: Download
     backbone: Backbone
     preprocess: Preprocess
@@ -161,16 +173,16 @@ def of_stage(stage: str, params: Params) -> dict[str, Any]:
     return values
 
 
-def fingerprint(stage: str, params: Params) -> str:
-    """Return a fingerprint of a stage's settings and dependencies (size, mtime), as text.
+def fingerprint(stage: str, params: Params, environment: dict[str, Any]) -> str:
+    """Return a fingerprint of a stage's settings, dependencies and environment, as text.
 
-    Dependencies may be many gigabytes. The environment is not included.
+    Of dependencies size and mtime: they may be many gigabytes.
     """
     files: list[Path] = []
     for path in map(Path, definition(stage)["deps"]):
         files += [path] if path.is_file() else sorted(path.glob("*.*"))
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return json.dumps([of_stage(stage, params), states])
+    return json.dumps([of_stage(stage, params), states, environment])
 
 
 def _explained(fault: Any) -> str:

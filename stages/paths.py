@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-ARCHIVE = Path("data/raw/cifar-10-python.tar.gz")
+PHOTOS = Path("data/images")  # a folder for each data set, named as data.name in params.yaml
+CIFAR10 = "cifar10"
+ARCHIVE = PHOTOS / CIFAR10 / "cifar-10-python.tar.gz"
 WEIGHTS = Path("data/backbone/backbone.weights.h5")
-DATASET = Path("data/processed/cifar10.npz")
-DEV_INDEX = Path("data/processed/dev_index.npy")
+IMAGES = Path("data/processed/images.npy")
+LABELS = Path("data/processed/labels.npz")
+ABOUT = Path("data/processed/about.json")
+SKIPPED = Path("data/processed/skipped.csv")
 FEATURES = Path("data/features")
 HEAD = Path("data/head/head.npz")
 HEAD_CURVE = Path("data/head/curve.csv")
-MODEL = Path("cifar10.h5")
 FINE_TUNE_CURVE = Path("data/fine_tune/curve.csv")
-CONFUSION = Path("data/evaluate/confusion.csv")
 CLASS_ACCURACY = Path("data/evaluate/class_accuracy.csv")
 PROBABILITIES = Path("data/evaluate/probabilities.npz")
 ENVIRONMENT = Path("data/evaluate/environment.json")
@@ -20,6 +22,11 @@ MODEL_CARD = Path("MODEL_CARD.md")
 REPORT = Path("data/report")
 # Not a DVC output: the checkpoint for resuming fine_tune.
 CHECKPOINT = Path("data/checkpoint/fine_tune.npz")
+
+
+def model(name: str) -> Path:
+    """Return the model of a data set, `data.name` in params.yaml."""
+    return Path(f"{name}.h5")
 
 
 def train_view(number: int, folder: Path = FEATURES) -> Path:

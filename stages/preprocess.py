@@ -1,44 +1,65 @@
-"""Stage 3: read the archive and divide its training images into train and dev."""
+"""Stage 3: read the images and divide them into train, dev and test."""
 
-from typing import TYPE_CHECKING
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stages.data import archive
+from stages.data import archive, folders, parts, photos
+from stages.data.dataset import PARTS, write_images
 from stages.errors import PipelineError
-from stages.files import replacing
-from stages.paths import ARCHIVE, DATASET, DEV_INDEX
+from stages.files import digest, replacing, write_csv
+from stages.paths import ABOUT, ARCHIVE, CIFAR10, IMAGES, LABELS, PHOTOS, SKIPPED
 
 if TYPE_CHECKING:
     from stages.params import Params
 
+# The contents of labels.npz and about.json; files that are left out, each with the reason.
+Described = tuple[dict[str, Any], dict[str, Any], dict[str, str]]
+MAX_UNREADABLE = 0.1  # as a fraction of all files; more are taken for a mistake
+
 
 def main(params: "Params") -> None:
-    """Write data/processed/cifar10.npz and dev_index.npy.
+    """Write data/processed: what stages/data/dataset.py describes, and skipped.csv.
 
-    The first has x_train, x_dev, x_test: uint8 (n, height, width, 3); y_train, y_dev, y_test: uint8
-    (n,); class_names: str (classes,). Train and dev divide the archive's training images; test is
-    in the archive's order. The second, int64 (n,), is the index of dev in the training images.
+    The latter has a row for each file that was left out: its name and the reason.
     """
+    IMAGES.parent.mkdir(parents=True, exist_ok=True)
+    read = cifar10 if params.data.name == CIFAR10 else own_photos
+    labels, about, left_out = read(params)
+    with replacing(LABELS) as partial:
+        np.savez(partial, **labels)
+    with replacing(ABOUT) as partial:
+        partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
+    write_csv(SKIPPED, [("file", "reason"), *sorted(left_out.items())])
+    counts = ", ".join(f"{len(labels[part])} {part}" for part in PARTS)
+    print(f"{IMAGES}: {len(labels['class_names'])} classes, {counts} images", flush=True)
+    if left_out:
+        print(f"{len(left_out)} files were left out, {SKIPPED} has the reasons", flush=True)
+
+
+def cifar10(params: "Params") -> Described:
+    """Write CIFAR-10's images in the archive's order, training images first; return the rest."""
     data = archive.read(ARCHIVE)
-    train, dev = stratified_split(
-        data.y_train, params.preprocess.dev_fraction, params.preprocess.seed
-    )
-    with replacing(DATASET) as partial:
-        np.savez(
-            partial,
-            x_train=data.x_train[train],
-            y_train=data.y_train[train],
-            x_dev=data.x_train[dev],
-            y_dev=data.y_train[dev],
-            x_test=data.x_test,
-            y_test=data.y_test,
-            class_names=np.array(data.class_names),
-        )
-    with replacing(DEV_INDEX) as partial:
-        np.save(partial, dev)
-    print(f"{DATASET}: {len(train)} train, {len(dev)} dev, {len(data.y_test)} test images")
+    split = params.preprocess
+    train, dev = stratified_split(data.y_train, split.dev_fraction, split.seed)
+    with replacing(IMAGES) as partial:
+        write_images(partial, (32, 32, 3), itertools.chain(data.x_train, data.x_test))
+    labels = {
+        "labels": np.concatenate([data.y_train, data.y_test]).astype(np.uint16),
+        "train": train,
+        "dev": dev,
+        "test": np.arange(len(data.y_train), len(data.names)),
+        "class_names": np.array(data.class_names),
+        "image_shape": np.array((32, 32, 3)),
+        "aspect": "crop",
+    }
+    about = {"title": "CIFAR-10", "notes": archive.NOTES, "source": digest(ARCHIVE)}
+    return labels, about | {"files": data.names}, {}
 
 
 def stratified_split(
@@ -63,3 +84,53 @@ def stratified_split(
             )
         is_dev[rng.choice(members, count, replace=False)] = True
     return np.flatnonzero(~is_dev), np.flatnonzero(is_dev)
+
+
+def own_photos(params: "Params") -> Described:
+    """Write the images of data/images/<data.name> in the order of their names; return the rest."""
+    place, side, aspect = PHOTOS / params.data.name, params.data.image_size, params.data.aspect
+    found: list[folders.Photo] = []
+
+    def images() -> Iterator[npt.NDArray[np.uint8]]:
+        for photo, image in folders.decoded(listed, read, side, aspect):
+            if isinstance(image, str):
+                left_out[photo.name] = image
+            else:
+                found.append(photo)
+                yield image
+
+    try:
+        with folders.opened(place) as (names, read), replacing(IMAGES) as partial:
+            listed, classes, loose = folders.layout(names)
+            left_out = dict.fromkeys(loose, "in no class folder")
+            write_images(partial, (side, side, 3), images())
+            if len(left_out) > MAX_UNREADABLE * (total := len(found) + len(left_out)):
+                name, why = next(iter(left_out.items()))
+                raise PipelineError(
+                    f"{len(left_out)} of {total} files cannot be used, expected at most a tenth: "
+                    f"{photos.printable(name)}: {why}; move such files elsewhere"
+                )
+            left_out |= parts.duplicates(found)
+            kept = [photo for photo in found if photo.name not in left_out]
+            part_of = parts.divide(kept, params.preprocess)
+    except PipelineError as error:
+        raise PipelineError(f"{place}: {error}; see docs/own-images.md") from error
+    label_of = {label: i for i, label in enumerate(sorted({photo.label for photo in kept}))}
+    for label in sorted(classes.difference(label_of)):
+        print(f"warning: class '{label}' has no usable images and is left out", flush=True)
+    used = [(photo.label, part_of[photo.name], photo.content) for photo in kept]
+    parts_of_found = np.array([part_of.get(photo.name, "") for photo in found])
+    labels = {
+        "labels": np.array([label_of.get(photo.label, 0) for photo in found], np.uint16),
+        **{part: np.flatnonzero(parts_of_found == part) for part in PARTS},
+        "class_names": np.array(list(label_of)),
+        "image_shape": np.array((side, side, 3)),
+        "aspect": aspect,
+    }
+    about = {
+        "title": f"the images in `{place}`",
+        "notes": "- **License of the images:** not recorded.\n",
+        "source": hashlib.sha256(repr(used).encode()).hexdigest(),
+        "files": [photo.name for photo in found],
+    }
+    return labels, about, left_out

@@ -3,7 +3,7 @@
 Nothing is fitted here. `dvc plots show` shows the pictures beside the other plots.
 """
 
-import csv
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,53 +11,53 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 import numpy.typing as npt
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from stages.calibration import BINS, ece, reliability, scale
-from stages.files import read_arrays, reading, replacing
-from stages.paths import DATASET, DEV_INDEX, PROBABILITIES, REPORT
+from stages.data.dataset import DataSet
+from stages.data.photos import printable
+from stages.files import read_arrays, replacing, write_csv
+from stages.paths import PROBABILITIES, REPORT
 
 if TYPE_CHECKING:
     from stages.params import Params
 
 ROWS, COLUMNS = 8, 5  # of images in a picture
+END = 22  # characters of a name that fit, its last
+warnings.filterwarnings("ignore", "Glyph")  # an emoji in a name is drawn as a box
 
 
 def main(params: "Params") -> None:
-    """Write three pictures, and label_suspects.csv.
-
-    Its `index` counts from 0 in the archive's order: in the test batch for "test", in the five
-    training batches, one after the other, for "dev".
-    """
+    """Write four pictures, and label_suspects.csv, which names images as preprocess does."""
     dev, test, temperature = read_arrays(PROBABILITIES, "dev", "test", "temperature")
-    x_dev, y_dev, x_test, y_test, names = read_arrays(
-        DATASET, "x_dev", "y_dev", "x_test", "y_test", "class_names"
-    )
-    with reading(DEV_INDEX):
-        index = np.concatenate([np.load(DEV_INDEX), np.arange(len(test))])
+    data = DataSet()
+    names, y_test = data.class_names, data.labels("test")
     part = np.repeat(["dev", "test"], [len(dev), len(test)])
-    images, labels = np.concatenate([x_dev, x_test]), np.concatenate([y_dev, y_test])
+    labels, files = data.labels("dev", "test"), data.files("dev", "test")
+    images = data.images("dev", "test")
     probabilities = np.concatenate([dev, test])
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     suspects = label_suspects(probabilities, labels)
     mistakes = suspects[np.argsort(-confidence[suspects], kind="stable")]
     mistakes = mistakes[part[mistakes] == "test"]
 
-    with replacing(REPORT / "label_suspects.csv") as partial, partial.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["part", "index", "label", "predicted", "self_confidence", "confidence"])
-        for i in suspects:
-            numbers = (f"{p:.6f}" for p in (probabilities[i, labels[i]], confidence[i]))
-            table.writerow([part[i], index[i], names[labels[i]], names[predicted[i]], *numbers])
+    rows = [("part", "file", "label", "predicted", "self_confidence", "confidence")]
+    for i in suspects:
+        numbers = (f"{p:.6f}" for p in (probabilities[i, labels[i]], confidence[i]))
+        rows.append((part[i], files[i], names[labels[i]], names[predicted[i]], *numbers))
+    write_csv(REPORT / "label_suspects.csv", rows)
     with mpl.style.context("default"):  # a user's own matplotlibrc changes nothing
         for name, ranked in (("mistakes", mistakes), ("label_suspects", suspects)):
             chosen = ranked[: ROWS * COLUMNS]
             captions = [
-                f"{part[i]} {index[i]}: {names[labels[i]]}\n"
-                f"predicted {names[predicted[i]]} {confidence[i]:.3f}"
+                f"{printable(files[i])[-END:]}\n{names[labels[i]][-END:]}\n"
+                f"{confidence[i]:.3f} {names[predicted[i]][-END:]}"
                 for i in chosen
             ]
             save(drawn_images(images[chosen], captions), REPORT / f"{name}.png")
+        confusion = confusion_matrix(y_test, test.argmax(axis=1), [n[-END:] for n in names])
+        save(confusion, REPORT / "confusion.png")
         save(reliability_diagram(test, y_test, float(temperature)), REPORT / "reliability.png")
     print(
         f"{REPORT}: {len(mistakes)} misclassified test images, {len(suspects)} likely label errors"
@@ -84,13 +84,35 @@ def label_suspects(probabilities: npt.NDArray, labels: npt.NDArray) -> npt.NDArr
 
 def drawn_images(images: npt.NDArray, captions: list[str]) -> Figure:
     """Draw up to ROWS * COLUMNS images, uint8 (n, height, width, 3), each under its caption."""
-    figure = Figure(figsize=(9, 13), layout="constrained")
-    grid = figure.subplots(ROWS, COLUMNS).ravel()
+    rows = max(1, -(-len(captions) // COLUMNS))
+    figure = Figure(figsize=(9, 1.7 * rows), layout="constrained")
+    grid = figure.subplots(rows, COLUMNS).ravel()
     for axes in grid:
         axes.axis("off")
     for axes, image, caption in zip(grid, images, captions, strict=False):
         axes.imshow(image)
-        axes.set_title(caption, fontsize=8.5)
+        axes.set_title(caption, fontsize=7.5, parse_math=False)
+    return figure
+
+
+def confusion_matrix(labels: npt.NDArray, predicted: npt.NDArray, names: list[str]) -> Figure:
+    """Draw which fraction of each class (row) was predicted as which; with names if up to 200."""
+    classes = len(names)
+    count = np.zeros((classes, classes), int)
+    np.add.at(count, (labels, predicted), 1)
+    fraction = count / count.sum(axis=1, keepdims=True).clip(1)
+    side = min(max(8, 2 + 0.17 * classes), 36)  # inches, of 100 pixels
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(fraction, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # shows rare errors
+    axes.set(xlabel="predicted", ylabel="label", title=f"{len(labels):,} test images")
+    if classes <= 200:
+        axes.set_xticks(range(classes), names, fontsize=8, rotation=90, parse_math=False)
+        axes.set_yticks(range(classes), names, fontsize=8, parse_math=False)
+    if classes <= 20:
+        for row, column in zip(*np.nonzero(count), strict=True):
+            style = {"color": "white" if fraction[row, column] > 0.5 else "black", "fontsize": 8}
+            axes.text(column, row, str(count[row, column]), style, ha="center", va="center")
     return figure
 
 

@@ -81,8 +81,8 @@ def _first_processor() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def predict(model: keras.Model, x: npt.NDArray, batch_size: int) -> npt.NDArray[np.float32]:
-    """Like `model.predict`, without its tf.data autotuning.
+def predict(model: keras.Model, x: Any, batch_size: int) -> npt.NDArray[np.float32]:
+    """Like `model.predict` for what has a length and slices, without tf.data's autotuning.
 
     Its thread delays the return: 17 s after 24 s of work (TensorFlow 2.21.0, one run).
     """

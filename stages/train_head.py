@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from stages.data import activations
-from stages.files import read_arrays
+from stages.data.dataset import DataSet
+from stages.files import mapped
 from stages.nets.backbone import Backbone
-from stages.paths import DATASET, HEAD, HEAD_CURVE, WEIGHTS, dev_features, train_view
+from stages.paths import HEAD, HEAD_CURVE, WEIGHTS, dev_features, train_view
 from stages.runtime import predict, set_up
 from stages.training import cpu, fit, recipe
 from stages.training.batches import Batches
@@ -25,17 +25,18 @@ def main(params: "Params") -> None:
     settings = params.train_head
     set_up(settings.seed)
     cpu.set_up()
-    x_dev, y_train, y_dev, names = read_arrays(DATASET, "x_dev", "y_train", "y_dev", "class_names")
-    frozen = Backbone(params.backbone, x_dev.shape[1:], WEIGHTS).frozen_suffix()
+    data = DataSet()
+    y_train, y_dev = data.labels("train"), data.labels("dev")
+    frozen = Backbone(params.backbone, data.image_shape, WEIGHTS).frozen_suffix()
     # The frozen suffix, too, runs only once per image.
     count = min(settings.images, len(y_train))
     chosen = np.random.default_rng(settings.seed).choice(len(y_train), count, replace=False)
     chosen.sort()  # read in the order of the file
-    view = activations.load(train_view(0))
+    view = mapped(train_view(0))
     parts = np.split(chosen, range(PART, count, PART))
-    size, classes = settings.batch_size, len(names)
+    size, classes = settings.batch_size, len(data.class_names)
     x = np.concatenate([predict(frozen, view[part], size) for part in parts])
-    x_dev = predict(frozen, activations.load(dev_features()), size)
+    x_dev = predict(frozen, mapped(dev_features()), size)
     train = Batches([x], y_train[chosen], classes, size, settings.seed)
 
     head = new_head(classes)

@@ -6,6 +6,7 @@
 import colorsys
 import gzip
 import io
+import json
 import pickle
 import shutil
 import sys
@@ -20,8 +21,9 @@ import yaml
 from dvc.utils.serialize import loads_yaml
 
 from stages.data.archive import CLASSES, META, TEST_BATCH, TRAIN_BATCHES
+from stages.data.dataset import PARTS
 from stages.files import digest, replacing
-from stages.paths import ARCHIVE
+from stages.paths import ABOUT, ARCHIVE, IMAGES, LABELS
 
 SHAPES = ("disc", "square", "diamond", "ring", "cross")
 COLOURS = ("red", "blue")
@@ -105,6 +107,31 @@ def write_archive(path: Path, content: dict[str, dict[bytes, object]]) -> None:
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(pickled)
             tar.addfile(member, io.BytesIO(pickled))
+
+
+def write_data_set(
+    images: npt.NDArray, labels: npt.NDArray, files: list[str], **others: npt.ArrayLike
+) -> None:
+    """Write a data set as preprocess does, in the current folder.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        labels: (n,).
+        files: n names of images.
+        others: arrays that differ from those below, such as the rows of a part, else empty.
+    """
+    IMAGES.parent.mkdir(parents=True, exist_ok=True)
+    np.save(IMAGES, images)
+    arrays: dict[str, npt.ArrayLike] = {
+        **dict.fromkeys(PARTS, np.arange(0)),
+        "labels": labels.astype(np.uint16),
+        "class_names": CLASS_NAMES,
+        "image_shape": images.shape[1:],
+        "aspect": "crop",
+    }
+    np.savez(LABELS, **arrays | others)  # type: ignore[arg-type]
+    about = {"title": "drawn images", "notes": "- They were drawn.\n", "source": "1" * 64}
+    ABOUT.write_text(json.dumps(about | {"files": files}))
 
 
 def make_project(

@@ -151,7 +151,7 @@ def test_the_net_is_the_one_of_keras_and_the_file_equals_the_model(
     probabilities = keras.ops.softmax(pooled @ kernel + np.arange(10) / 10)
     joined = classifier.classifier(backbone.on_raw_images(), head, test_time_flip=False)
     assert_equal(joined(IMAGES), probabilities)
-    classifier.save(joined, tmp_path / "cifar10.h5", "0123456789")
+    classifier.save(joined, tmp_path / "cifar10.h5", "0123456789", "crop")
     np.save(tmp_path / "images.npy", IMAGES)
     subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, check=True)
     assert_equal(np.load(tmp_path / "probabilities.npy"), probabilities)

@@ -60,6 +60,8 @@ def test_images_labels_and_names_come_back(path: Path) -> None:
     assert data.x_train.shape == (100, 32, 32, 3)
     assert data.x_test.dtype == data.y_train.dtype == np.uint8
     assert data.class_names == drawn.CLASS_NAMES
+    assert (data.names[23], data.names[100]) == ("data_batch_2/3", "test_batch/0")
+    assert len(set(data.names)) == 120
     # Batches in order; channel after channel in the file, last in memory.
     assert data.y_train[20:40].tolist() == content["data_batch_2"][b"labels"]
     third = content["data_batch_1"][b"data"][3].reshape(3, 32, 32)

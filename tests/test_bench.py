@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 import yaml
 from keras import Sequential, layers
+from PIL import Image
 
-from bench import clone, compare, guide, plot, preset, seeds, verify
-from stages import params
+from bench import clone, compare, guide, photos, plot, preset, seeds, verify
+from bench.photos import Point
+from stages import params, preprocess
+from stages.data.dataset import PARTS, DataSet
+from stages.paths import ARCHIVE, PHOTOS
 from tests.conftest import PROJECT, Project
+from tests.drawn import draw
 
+PRESETS = list(yaml.safe_load(preset.PRESETS.read_text()))
 HEADER = "preset,minutes,dev,val_accuracy\n"
 LOCK = """
 schema: '2.0'
@@ -34,9 +40,18 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def run_preset(project: Project, name: str) -> tuple[int, str]:
-    run = project.run(sys.executable, "-m", "bench.preset", name, PYTHONPATH=str(PROJECT))
+def run_preset(project: Project, *names: str) -> tuple[int, str]:
+    run = project.run(sys.executable, "-m", "bench.preset", *names, PYTHONPATH=str(PROJECT))
     return run.returncode, run.stdout + run.stderr
+
+
+def draw_photos(folder: Path, images: int) -> None:
+    """Write images as PNG into ten class folders."""
+    labels = np.arange(images) % 10
+    for number, (image, label) in enumerate(zip(draw(labels, 0), labels, strict=True)):
+        path = folder / f"class {label}" / f"{number}.PNG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path, "PNG")
 
 
 def test_dvc_takes_over_a_preset_and_leaves_what_is_the_users_to_say(
@@ -44,27 +59,46 @@ def test_dvc_takes_over_a_preset_and_leaves_what_is_the_users_to_say(
 ) -> None:
     project = fresh.copy(tmp_path)
     monkeypatch.chdir(project.folder)
-    (project.folder / "dvc.yaml").write_text("stages: {evaluate: {cmd: 'true'}}\n")
+    (project.folder / "dvc.yaml").write_text("stages: {report: {cmd: 'true'}}\n")
     project.run("git", "commit", "-qam", "a pipeline that computes nothing")
     own = {"sha256": {"mine": "0" * 64}}
-    project.set(backbone=own, fine_tune={"epochs": 9}, gate={"minimum": 0.5})
-    for name in ("accurate", "quick", "default", "fastest"):
+    data, features = {"name": "mine", "aspect": "pad"}, {"flip": False}
+    project.set(backbone=own, data=data, features=features | {"views": 3}, gate={"minimum": 0.5})
+    (project.folder / "data/images/mine").mkdir(parents=True)
+    for name in reversed(PRESETS):  # default, which changes nothing, after others
         status, said = run_preset(project, name)
         assert status == 0, said
         params.load(project.folder / "params.yaml")  # each value is allowed
         now = yaml.safe_load((project.folder / "params.yaml").read_text())
-        keys = {f"{s}.{key}" for s, values in now.items() if s != "gate" for key in values}
-        assert keys - set(preset.settings(name)) == {"backbone.sha256", "download.sha256"}
+        keys = {f"{section}.{key}" for section, values in now.items() for key in values}
+        kept = {"backbone.sha256", "data.aspect", "data.name", "download.sha256", "features.flip"}
+        kept |= {"gate.minimum", *(f"preprocess.{key}" for key in now["preprocess"])}
+        assert keys - set(preset.settings(name)) == kept
         for key, value in preset.settings(name).items():
             section, setting = key.split(".")
             assert now[section][setting] == value, key
         assert now["backbone"].items() >= own.items()
+        assert now["data"].items() >= data.items()
+        assert now["features"].items() >= features.items()
         assert now["gate"] == {"minimum": 0.5}
+
+
+def test_a_preset_is_run_on_the_images_that_are_named(fresh: Project, tmp_path: Path) -> None:
+    project = fresh.copy(tmp_path)
+    (project.folder / "dvc.yaml").write_text("stages: {report: {cmd: 'true'}}\n")
+    project.run("git", "commit", "-qam", "a pipeline that computes nothing")
+    status, said = run_preset(project, "quick", "flowers")
+    assert (status, said.startswith("error: data/images/flowers is missing; ")) == (1, True)
+    assert project.run("git", "status", "--porcelain").stdout == ""
+    (project.folder / "data/images/flowers").mkdir(parents=True)
+    status, said = run_preset(project, "quick", "flowers")
+    assert status == 0, said
+    assert params.load(project.folder / "params.yaml").data.name == "flowers"
 
 
 def test_an_unknown_name_is_one_line(fresh: Project) -> None:
     status, said = run_preset(fresh, "fast")
-    expected = "error: PRESET = 'fast': expected one of default, accurate, quick, fastest\n"
+    expected = f"error: PRESET = 'fast': expected one of {', '.join(PRESETS)}\n"
     assert (status, said) == (1, expected)
 
 
@@ -120,10 +154,10 @@ def test_two_locks_that_differ_end_the_process(change: tuple[str, str], said: st
 
 
 def test_where_a_clone_finds_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "project/data/raw").mkdir(parents=True)
+    (tmp_path / "project" / ARCHIVE.parent).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.delenv("MIRROR", raising=False)
-    assert clone.mirror() == str(tmp_path / "project/data/raw")  # it has been downloaded
+    assert clone.mirror() == str(tmp_path / "project" / ARCHIVE.parent)  # it has been downloaded
     (tmp_path / "shared/mirror").mkdir(parents=True)
     assert clone.mirror() == str(tmp_path / "shared/mirror")
     for given, seen in (("data", str(tmp_path / "project/data")), ("http://host", "http://host")):
@@ -150,6 +184,40 @@ def test_the_guide_is_measured_on_the_mirror_image_too() -> None:
     x = np.array([[[[0], [3]]]], "float32")
     parts = Sequential([layers.Flatten()]), layers.Identity()
     assert guide.accuracy(*parts, x, np.array([0])) == 1  # both classes alike; the image alone is 1
+    assert guide.accuracy(*parts, x, np.array([0]), flip=False) == 0
+
+
+def test_the_guide_reads_the_same_images_in_the_same_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_photos(PHOTOS / "own", 120)
+    (PHOTOS / "own/class 3/notes.txt").write_text("no image")
+    settings = params.load(PROJECT / params.PARAMS)
+    given = settings.data.model_copy(update={"name": "own", "image_size": 32})
+    preprocess.main(settings.model_copy(update={"data": given}))
+    guide.write_folders(PHOTOS / "own", tmp_path / "copied")
+    data = DataSet()
+    for part in PARTS:
+        read = list(guide.folder(tmp_path / "copied" / part, 32, "crop"))
+        assert [int(label) for _, label in read] == sorted(data.labels(part))
+        expected = zip(data.labels(part).tolist(), data.images(part)[:], strict=True)
+        assert sorted((int(label), np.uint8(image).tobytes()) for image, label in read) == sorted(
+            (label, image.tobytes()) for label, image in expected
+        )
+    (tmp_path / "copied/dev/00003/1.webp").touch()
+    with pytest.raises(SystemExit, match="1 images are in formats that Keras's own"):
+        guide.folder(tmp_path / "copied/dev", 32, "crop")
+
+
+def test_which_epoch_of_the_guide_is_compared() -> None:
+    curve = [Point(10, 0.5, 0.6), Point(20, 0.8, 0.7), Point(30, 0.7, 0.9), Point(40, 0.8, 0.8)]
+    assert photos.best(curve) == curve[1]  # by dev, not test; the first of equals
+    assert photos.within(curve, 39) == curve[2]  # the last one, not the best
+    assert photos.within(curve, 40) == curve[3]
+    assert photos.within(curve, 9) == photos.NEVER
+    assert photos.spread(np.array([0.75, 0.25, 0.5])) == "0.5000 (0.2500 to 0.7500)"
+    assert photos.spread(np.array([0.5, *photos.NEVER[1:2]])) == "nan (nan to nan)"
 
 
 @pytest.mark.faults
@@ -200,6 +268,30 @@ def test_three_ways_are_measured(here: Project, capfd: pytest.CaptureFixture[str
     said = capfd.readouterr().out
     assert said.splitlines()[-5].startswith("| solution | seconds |")
     assert '"processor": ' in said.splitlines()[-7]
+
+
+@pytest.mark.faults
+def test_presets_and_guide_are_measured_on_own_images(
+    here: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = {"backbone.image_size": 32, "data.image_size": 32, "fine_tune.epochs": 1}
+    monkeypatch.setattr(photos, "settings", lambda _: small)
+    draw_photos(PHOTOS / "own", 120)
+    photos.main("own", ["small"], seeds=[1, 2], rates=[1e-5, 1e-4], epochs=1)
+    with photos.TABLE.open(newline="") as file:
+        header, pipeline, best, within = csv.reader(file)
+    said = capfd.readouterr().out
+    assert said.splitlines()[-5] == f"| {' | '.join(header)} |"
+    assert said.count("Running stage 'fine_tune'") == 2
+    curves = re.findall(r"guide: rate ([0-9.e-]+), epoch 6: ([0-9.]+) s, dev ([0-9.]+)", said)
+    assert len(curves) == 3  # the second seed at the better rate only
+    assert pipeline[0] == "small"
+    assert pipeline[-1] == "1.00"
+    assert float(curves[-1][0]) == float(best[0].split("rate ")[1].split(":")[0])
+    for row in (pipeline, best):
+        assert float(row[1]) > 0
+        assert re.fullmatch(r"[01]\.\d{4} \([01]\.\d{4} to [01]\.\d{4}\)", row[2])
+    assert within[0].endswith("in the time of small")
 
 
 @pytest.mark.faults

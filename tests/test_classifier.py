@@ -64,7 +64,7 @@ def test_it_equals_its_parts_and_in_a_fresh_process_it_loads_and_trains_on(tmp_p
     np.testing.assert_allclose(model(IMAGES), plain, rtol=1e-4, atol=1e-6)
 
     both = classifier.classifier(below, head, test_time_flip=True)
-    classifier.save(both, tmp_path / "cifar10.h5", NAMES)
+    classifier.save(both, tmp_path / "cifar10.h5", NAMES, "crop")
     np.save(tmp_path / "images.npy", IMAGES.astype(np.uint8))
     run = subprocess.run(
         [sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -79,7 +79,7 @@ def test_it_equals_its_parts_and_in_a_fresh_process_it_loads_and_trains_on(tmp_p
 @pytest.fixture
 def loaded(tmp_path: Path) -> keras.Model:
     model = classifier.classifier(backbone(), head_of_numbers(), test_time_flip=True)
-    classifier.save(model, tmp_path / "cifar10.h5", NAMES)
+    classifier.save(model, tmp_path / "cifar10.h5", NAMES, "crop")
     return keras.models.load_model(tmp_path / "cifar10.h5")
 
 
@@ -87,6 +87,10 @@ def test_the_file_names_classes_and_image_size(loaded: keras.Model, tmp_path: Pa
     with h5py.File(tmp_path / "cifar10.h5") as file:
         assert json.loads(file.attrs["class_names"]) == NAMES
         assert tuple(file.attrs["image_size"]) == (32, 32)
+        assert "aspect" not in file.attrs
+    classifier.save(loaded, tmp_path / "padded.h5", NAMES, "pad")
+    with h5py.File(tmp_path / "padded.h5") as file:
+        assert file.attrs["aspect"] == "pad"
 
 
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`")  # given as a list
@@ -152,7 +156,7 @@ def test_what_restates_a_default_is_not_written_and_the_rest_is() -> None:
 @pytest.mark.parametrize(
     "save",
     [
-        partial(classifier.save, class_names=NAMES),
+        partial(classifier.save, class_names=NAMES, aspect="crop"),
         partial(pretrained.save_weights, source=""),
     ],
 )

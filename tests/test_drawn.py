@@ -25,6 +25,6 @@ def test_dvc_runs_the_demo_project_in_its_own_cache(
     monkeypatch.setenv("MIRROR", str(folder / "mirror"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     subprocess.run(["dvc", "repro", "-q", "preprocess"], cwd=folder, check=True)
-    assert (folder / "data/processed/cifar10.npz").exists()
+    assert (folder / "data/processed/images.npy").exists()
     assert list((folder / ".dvc/cache").rglob("files/md5/*/*"))
     assert not (tmp_path / "shared").exists()

@@ -100,6 +100,8 @@ def test_so_do_the_other_values(folder: Folder) -> None:
     folder.make(".venv/runtime")
     name = f"{STRANGE}`touch made`;touch made"
     assert folder.make("preset", f"PRESET={name}")[0][0] == ["-m", "bench.preset", name]
+    arguments = folder.make("preset", "PRESET=photos", f"NAME={name}")[0][0]
+    assert arguments == ["-m", "bench.preset", "photos", name]
     assert folder.make("verify", PRESET=name)[0][0] == ["-m", "bench.verify", name]
     assert folder.make("seeds", f"SEEDS={name}")[0][0] == ["-m", "bench.seeds", "default", name]
     assert not (folder.path / "made").exists()

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from stages import params
 from stages.errors import PipelineError
+from stages.runtime import description
 from tests.conftest import PROJECT
 
 TEXT = (PROJECT / "params.yaml").read_text()
@@ -62,6 +64,9 @@ def test_the_projects_own_file_is_valid() -> None:
         ("backbone", "cut", 1.5, "backbone.cut = 1.5: expected none, all, the name of a cut"),
         ("backbone", "cut", True, "backbone.cut = True: expected none"),
         ("backbone", "weights", "", "backbone.weights = ''"),
+        ("data", "name", "../cats", "data.name = '../cats': String should match pattern"),
+        ("data", "aspect", "stretch", "data.aspect = 'stretch': expected 'crop' or 'pad'"),
+        ("features", "shift", 1.0, "features.shift = 1.0: expected less than 1"),
         ("download", "sha256", {}, "download.sha256 = {}"),
         ("evaluate", "batch_size", 10**26, "evaluate.batch_size = 1000"),
         ("gate", "minimum", 10**400, "gate.minimum = 1000"),
@@ -159,7 +164,8 @@ def test_the_fingerprint_differs_when_anything_does(
 
     def now(section: str = "gate", **changes: object) -> str:
         changed = getattr(settings, section).model_copy(update=changes)
-        return params.fingerprint("fine_tune", settings.model_copy(update={section: changed}))
+        given = settings.model_copy(update={section: changed})
+        return params.fingerprint("fine_tune", given, description())
 
     assert now() == now("gate", minimum=0.123)  # fine-tuning does not depend on it
     prints = [now(), now("fine_tune", seed=9)]
@@ -168,4 +174,10 @@ def test_the_fingerprint_differs_when_anything_does(
         prints.append(now())
     Path("stages/training/new.py").touch()
     prints.append(now())
-    assert len(set(prints)) == len(prints) > 8
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    prints.append(now())
+    versions = {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    for name in versions:
+        monkeypatch.setattr("importlib.metadata.version", (versions | {name: "0.1"}).get)
+        prints.append(now())
+    assert len(set(prints)) == len(prints) > 12

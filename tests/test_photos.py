@@ -30,7 +30,7 @@ def half_green(mode: str = "RGB") -> Image.Image:
 def refusal(path: Path) -> str:
     """Return the one line that refuses a file, without its path."""
     with pytest.raises(PipelineError) as caught:
-        photos.read(path, SIZE)
+        photos.read(path, SIZE, "crop")
     line = str(caught.value)
     assert line.isprintable()
     assert line.startswith(f"{photos.printable(path)}: ")
@@ -41,7 +41,7 @@ def refusal(path: Path) -> str:
 def test_colors_are_kept_in_every_mode(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
     half_green(mode).save(path)
-    x = photos.read(path, SIZE)
+    x = photos.read(path, SIZE, "crop")
     assert x.shape == (32, 32, 3)
     assert x.dtype == np.uint8
     assert (x[:12] == RED).all()
@@ -53,7 +53,7 @@ def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
     on_its_side = half_green().transpose(Image.Transpose.ROTATE_90)
     on_its_side.save(tmp_path / "photo.png", exif=exif)
-    assert (photos.read(tmp_path / "photo.png", SIZE)[:12] == RED).all()
+    assert (photos.read(tmp_path / "photo.png", SIZE, "crop")[:12] == RED).all()
 
 
 @pytest.mark.parametrize(
@@ -69,19 +69,19 @@ def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
 )
 def test_gray_and_transparency(pixel: np.ndarray, seen: tuple, tmp_path: Path) -> None:
     Image.fromarray(np.tile(pixel, (40, 40, *np.ones(pixel.ndim, int)))).save(tmp_path / "a.png")
-    assert (photos.read(tmp_path / "a.png", SIZE) == seen).all()
+    assert (photos.read(tmp_path / "a.png", SIZE, "crop") == seen).all()
 
 
 def test_a_transparent_gray_of_16_bits_is_white(tmp_path: Path) -> None:
     gray = Image.fromarray(np.full((40, 40), 1000, np.uint16))
     gray.save(tmp_path / "a.png", transparency=1000)
-    assert (photos.read(tmp_path / "a.png", SIZE) == WHITE).all()
+    assert (photos.read(tmp_path / "a.png", SIZE, "crop") == WHITE).all()
 
 
 def test_an_image_of_the_size_stays_as_it_is(tmp_path: Path) -> None:
     x = np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)
     Image.fromarray(x).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(photos.read(tmp_path / "a.png", (24, 40)), x)
+    np.testing.assert_array_equal(photos.read(tmp_path / "a.png", (24, 40), "crop"), x)
 
 
 @given(width=st.integers(1, 90), height=st.integers(1, 90))
@@ -95,9 +95,26 @@ def test_the_square_in_the_center_is_cut_out(
     left, top = (width - side) // 2, (height - side) // 2
     image.paste(RED, (left, top, width - left, height - top))
     image.save(path)
-    x = photos.read(path, SIZE)
+    x = photos.read(path, SIZE, "crop")
     assert x.shape == (32, 32, 3)
     assert side < 32 or (x[5:-5, 5:-5] == RED).all()
+
+
+@given(width=st.integers(2, 90), height=st.integers(2, 90))
+def test_or_all_of_it_is_padded_with_gray(
+    width: int, height: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "padded.png"
+    Image.new("RGB", (width, height), RED).save(path)
+    x = photos.read(path, SIZE, "pad")
+    assert x.shape == (32, 32, 3)
+    red, gray = ((x == color).all(axis=2) for color in (RED, photos.BORDER))
+    assert (red | gray).all()
+    rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
+    side = max(width, height)
+    for found, length in ((rows, height), (columns, width)):
+        assert len(found) == pytest.approx(32 * length / side, abs=0.5)
+        assert found[0] + found[-1] == pytest.approx(31, abs=1)  # in the center
 
 
 def test_a_large_jpeg_is_read_as_if_all_of_it_was_decoded(tmp_path: Path) -> None:
@@ -107,7 +124,9 @@ def test_a_large_jpeg_is_read_as_if_all_of_it_was_decoded(tmp_path: Path) -> Non
     exif[ExifTags.Base.Orientation] = 6
     image.save(tmp_path / "a.jpg", exif=exif)
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png", exif=exif)
-    jpeg, png = (photos.read(tmp_path / f"a.{suffix}", (24, 40)) for suffix in ("jpg", "png"))
+    jpeg, png = (
+        photos.read(tmp_path / f"a.{suffix}", (24, 40), "crop") for suffix in ("jpg", "png")
+    )
     np.testing.assert_allclose(jpeg, png.astype(int), atol=4)
 
 
@@ -126,7 +145,7 @@ def test_16_bits_are_divided_by_257(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"depth.{suffix}"
     Image.fromarray(np.full((40, 40), value * 257, np.uint16)).save(path)
-    assert (photos.read(path, SIZE) == value).all()
+    assert (photos.read(path, SIZE, "crop") == value).all()
 
 
 @given(value=st.integers(0, 255))
@@ -135,7 +154,7 @@ def test_floats_up_to_1_are_multiplied_by_255(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "float.tif"
     Image.fromarray(np.full((40, 40), value / 255, np.float32)).save(path)
-    assert (photos.read(path, SIZE) == value).all()
+    assert (photos.read(path, SIZE, "crop") == value).all()
 
 
 @pytest.mark.parametrize(
@@ -179,6 +198,11 @@ def test_a_decompression_bomb_is_refused_with_both_numbers(tmp_path: Path) -> No
     assert refusal(tmp_path / "a.png") == "3600000000 pixels; expected at most 178956970"
 
 
+def test_the_content_of_a_file_is_refused_without_a_path() -> None:
+    with pytest.raises(PipelineError, match=r"^in no format that Pillow reads; expected an image$"):
+        photos.decode(io.BytesIO(b"no image"), SIZE, "crop")
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")  # which the old code opened, and waited
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
@@ -205,7 +229,7 @@ def test_damage_is_one_line_or_none(
     rest = b"" if cut else whole.getvalue()[start + len(content) :]
     path.write_bytes(whole.getvalue()[:start] + content + rest)
     try:
-        assert photos.read(path, SIZE).shape == (32, 32, 3)
+        assert photos.read(path, SIZE, "crop").shape == (32, 32, 3)
     except PipelineError:
         assert "expected" in refusal(path)
 
@@ -229,7 +253,7 @@ def test_heic_is_read(tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.from_pillow(half_green()).save(tmp_path / "photo.heic", quality=100)
     (tmp_path / "photo.heic").rename(tmp_path / "photo.jpg")
-    x = photos.read(tmp_path / "photo.jpg", SIZE).astype(int)
+    x = photos.read(tmp_path / "photo.jpg", SIZE, "crop").astype(int)
     np.testing.assert_allclose(x[:12], np.broadcast_to(RED, (12, 32, 3)), atol=9)
     np.testing.assert_allclose(x[20:], np.broadcast_to(GREEN, (12, 32, 3)), atol=9)
 

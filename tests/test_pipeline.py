@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from stages.__main__ import STAGES
+from stages.data.dataset import PARTS
+from stages.paths import ARCHIVE
 from stages.runtime import description
 from tests.conftest import BIN, LIMIT, PROJECT, Project, one_line
 
@@ -33,11 +35,12 @@ def test_the_report_is_drawn_before_the_gate_can_fail(finished: Project) -> None
 
 def test_outputs_hold_what_their_stages_promise(finished: Project) -> None:
     data = finished.folder / "data"
-    with np.load(data / "processed/cifar10.npz") as arrays:
-        assert arrays["x_train"].shape == (270, 32, 32, 3)
-        assert arrays["x_dev"].shape == (30, 32, 32, 3)
-        assert arrays["x_train"].dtype == arrays["y_test"].dtype == np.uint8
-        assert (np.bincount(arrays["y_dev"]) == 3).all()
+    images = np.load(data / "processed/images.npy")
+    assert images.shape == (360, 32, 32, 3)
+    with np.load(data / "processed/labels.npz") as arrays:
+        assert [len(arrays[part]) for part in PARTS] == [270, 30, 60]
+        assert (images.dtype, arrays["labels"].dtype) == (np.uint8, np.uint16)
+        assert (np.bincount(arrays["labels"][arrays["dev"]]) == 3).all()
         assert arrays["class_names"][0] == "red disc"
     plain, mirrored = (np.load(data / f"features/train_view{i}.npy") for i in (0, 1))
     assert plain.dtype == np.float16
@@ -73,6 +76,7 @@ def test_what_a_change_reruns(project: Project) -> None:
 
     assert edit("__main__.py", "params.py", "errors.py") == []
     assert edit("data/views.py") == ["features"]
+    assert edit("data/folders.py") == ["preprocess"]
     assert edit("training/recipe.py") == ["train_head", "fine_tune"]
     assert edit("training/head.py") == ["train_head", "fine_tune"]
     assert edit("training/cpu.py") == ["features", "train_head", "fine_tune"]  # it has bfloat16
@@ -144,13 +148,14 @@ def test_an_experiment_runs_and_is_shown(project: Project) -> None:
     assert "red disc" in page
     assert "dev_accuracy" in page
     assert "mistakes.png" in page
+    assert "confusion.png" in page
 
 
 def test_what_is_damaged_or_missing_is_named_and_comes_back(project: Project) -> None:
     expected = project.outputs()
-    archive = project.folder / "data/raw/cifar-10-python.tar.gz"
+    archive = project.folder / ARCHIVE
     archive.write_bytes(archive.read_bytes()[:5000])
-    assert one_line(project.stage("preprocess")).startswith(f"error: data/raw/{archive.name}: ")
+    assert one_line(project.stage("preprocess")).startswith(f"error: {ARCHIVE}: ")
     activations = project.folder / "data/features/dev.npy"
     activations.write_bytes(activations.read_bytes()[:5000])
     said = one_line(project.stage("train_head"))

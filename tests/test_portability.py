@@ -73,7 +73,7 @@ def write_model(name: str, folder: Path) -> None:
     kernel /= np.std(features(keras.layers.Resizing(size, size)(images[:32]) / 127.5 - 1) @ kernel)
     head.set_weights([kernel, np.zeros(10)])
     model = classifier.classifier(backbone.on_raw_images(), head, test_time_flip=True)
-    classifier.save(model, folder / "cifar10.h5", "0123456789")
+    classifier.save(model, folder / "cifar10.h5", "0123456789", "crop")
     np.save(folder / "images.npy", images)
     expected = model.predict(images, batch_size=50, verbose=0)
     assert np.ptp(expected, axis=0).max() > 0.01

@@ -47,7 +47,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(model: Path, tmp_path: Path) -> Path:
     """A folder of photos, beside predict.py and its model."""
     shutil.copy(model, tmp_path)
-    shutil.copy(PROJECT / "predict.py", tmp_path)
+    for name in ("predict.py", "params.yaml"):
+        shutil.copy(PROJECT / name, tmp_path)
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
     Image.new("RGB", (40, 50), RED).save(photos / "1.JPG", "jpeg")
@@ -72,7 +73,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 @pytest.fixture
 def main(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Main:
     """`predict.main`, in the folder, without a start of TensorFlow."""
-    monkeypatch.setattr(predict, "MODEL", folder.parent / "cifar10.h5")
+    monkeypatch.setattr(predict, "PROJECT", folder.parent)
     monkeypatch.chdir(folder)
 
     def main(*arguments: str) -> tuple[int, str, str]:
@@ -123,6 +124,28 @@ def test_json(main: Main) -> None:
     assert (status, err) == (0, "")
 
 
+def test_the_model_is_that_of_the_data_set_or_a_named_one(main: Main, folder: Path) -> None:
+    """And photos are made square as its images were."""
+    wide = np.tile(np.array(RED, np.uint8), (30, 90, 1))
+    wide[:, 15:75] = GREEN  # what is cut out; of all of it a third is red
+    Image.fromarray(wide).save("wide.png")
+    padded = shutil.copy(folder.parent / "cifar10.h5", "padded.h5")
+    with h5py.File(padded, "a") as file:
+        file.attrs["aspect"] = "pad"
+
+    def red(*arguments: str) -> float:
+        return json.loads(main("--json", "wide.png", *arguments)[1])["wide.png"]["wren"]
+
+    cut_out = red()
+    assert red("--model", padded) > cut_out + 0.1
+    settings = folder.parent / "params.yaml"
+    settings.write_text(settings.read_text().replace("name: cifar10", "name: flowers"))
+    with pytest.raises(PipelineError, match=r"/flowers\.h5 is missing; `make reproduce` makes it"):
+        main("wide.png")
+    (folder.parent / "cifar10.h5").rename(folder.parent / "flowers.h5")
+    assert red() == cut_out
+
+
 def test_names_that_are_no_text_are_escaped(main: Main) -> None:
     names = ["new\nline", "bytes\udcff", "\x1b[31m"]
     for name in names:
@@ -146,6 +169,8 @@ def test_each_batch_is_printed_before_the_next_is_read(
     printed: list[str] = []
 
     class Model:
+        def __init__(self, _: Path) -> None: ...
+
         def predict_on_batch(self, x: np.ndarray) -> np.ndarray:
             assert x.shape[1:] == (20, 40, 3)
             printed.extend(capsys.readouterr())

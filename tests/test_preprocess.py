@@ -1,8 +1,6 @@
 """The training images are divided class by class, and stored as the stage's docstring says."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages import preprocess
+from stages import params, preprocess
 from stages.data import archive
+from stages.data.dataset import PARTS, DataSet
 from stages.errors import PipelineError
-from stages.paths import ARCHIVE, DATASET, DEV_INDEX
+from stages.files import digest
+from stages.paths import ABOUT, ARCHIVE, IMAGES, LABELS, SKIPPED
 from stages.preprocess import stratified_split
 from tests import drawn
+from tests.conftest import PROJECT
 
 
 @given(
@@ -48,25 +49,33 @@ def test_split_depends_on_the_seed_and_leaves_no_class_empty() -> None:
 def test_the_stage_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     drawn.write_archive(ARCHIVE, drawn.members(20))
-    params: Any = SimpleNamespace(preprocess=SimpleNamespace(dev_fraction=0.1, seed=1))
-    preprocess.main(params)
-    first = DATASET.read_bytes(), DEV_INDEX.read_bytes()
-    preprocess.main(params)
-    assert (DATASET.read_bytes(), DEV_INDEX.read_bytes()) == first
+    settings = params.load(PROJECT / "params.yaml")
+    written = (ABOUT, IMAGES, LABELS, SKIPPED)
+    preprocess.main(settings)
+    first = [path.read_bytes() for path in written]
+    preprocess.main(settings)
+    assert [path.read_bytes() for path in written] == first
+    assert SKIPPED.read_text() == "file,reason\n"
 
     source = archive.read(ARCHIVE)
     train, dev = stratified_split(source.y_train, 0.1, 1)
-    np.testing.assert_array_equal(np.load(DEV_INDEX), dev)
-    with np.load(DATASET) as file:
-        data = dict(file)
-    assert data.pop("class_names").tolist() == drawn.CLASS_NAMES
-    for part, images, labels in (
-        ("train", source.x_train[train], source.y_train[train]),
-        ("dev", source.x_train[dev], source.y_train[dev]),
-        ("test", source.x_test, source.y_test),
+    names = np.array(source.names)
+    data = DataSet()
+    assert data.class_names.tolist() == drawn.CLASS_NAMES
+    assert (data.image_shape, data.aspect) == ((32, 32, 3), "crop")
+    about = data.about() | {"files": None}
+    expected = {"title": "CIFAR-10", "notes": archive.NOTES, "source": digest(ARCHIVE)}
+    assert about == expected | {"files": None}
+    for part, images, labels, files in (
+        ("train", source.x_train[train], source.y_train[train], names[train]),
+        ("dev", source.x_train[dev], source.y_train[dev], names[dev]),
+        ("test", source.x_test, source.y_test, names[100:]),
     ):
-        x, y = data.pop(f"x_{part}"), data.pop(f"y_{part}")
-        assert x.dtype == y.dtype == np.uint8
+        x, y = data.images(part)[:], data.labels(part)
+        assert x.dtype == np.uint8
+        assert y.dtype == np.uint16
         np.testing.assert_array_equal(x, images)
         np.testing.assert_array_equal(y, labels)
-    assert not data
+        np.testing.assert_array_equal(data.files(part), files)
+    with np.load(LABELS) as file:
+        assert {*file} == {"labels", "class_names", "image_shape", "aspect", *PARTS}

@@ -38,12 +38,12 @@ def test_the_model_is_fetched_by_name_at_a_version(project: Project, tmp_path: P
     elsewhere.folder.mkdir()
     succeed(
         project,
-        "git tag -a -m first cifar10@v1.0.0",  # DVC sees annotated tags only
+        "git tag -a -m first model@v1.0.0",  # DVC sees annotated tags only
         f"git clone -q --bare . {tmp_path}/published.git",
         f"dvc remote add --local storage {remote}",
         "dvc push -r storage cifar10.h5",
     )
-    get = f"dvc artifacts get {tmp_path}/published.git cifar10 --remote storage"
+    get = f"dvc artifacts get {tmp_path}/published.git model --remote storage"
     succeed(elsewhere, f"{get} --remote-config url={remote} --rev v1.0.0")
     model = elsewhere.folder / "cifar10.h5"
     assert model.read_bytes() == (project.folder / "cifar10.h5").read_bytes()

@@ -258,7 +258,8 @@ def test_a_file_on_disk_that_is_not_accepted_stops_the_stage(
     monkeypatch.setenv("MIRROR", "..")
     monkeypatch.setattr(download, "URL", f"{server}/official")
     Path("..", ARCHIVE.name).write_bytes(GOOD)
-    settings: Any = SimpleNamespace(download=SimpleNamespace(sha256={"mine": "0" * 64}))
+    accepted = SimpleNamespace(sha256={"mine": "0" * 64})
+    settings: Any = SimpleNamespace(data=SimpleNamespace(name="cifar10"), download=accepted)
     with pytest.raises(PipelineError, match=r"expected one of download.sha256 in params.yaml"):
         download.main(settings)
     assert list(ARCHIVE.parent.iterdir()) == []

@@ -148,4 +148,4 @@ def test_it_refuses_before_any_work(fresh: Project, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare")
     said = one_line(fresh.run(str(tmp_path / "bare/bin/python"), script))
     assert said.startswith(f"error: {tmp_path}/bare/bin/python lacks dvc; run `make reproduce`, ")
-    assert not (fresh.folder / "data/raw").exists()
+    assert not (fresh.folder / "data/images").exists()

@@ -9,15 +9,15 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from stages.errors import PipelineError
-from stages.files import reading
 
 if TYPE_CHECKING:
+    from stages.data.dataset import Rows
     from stages.data.views import View
 
-Activations = npt.NDArray[np.float16]
 
-
-def compute(prefix: keras.Model, images: "npt.NDArray | View", path: Path, batch_size: int) -> None:
+def compute(
+    prefix: keras.Model, images: "npt.NDArray | Rows | View", path: Path, batch_size: int
+) -> None:
     """Run images (n, ...) through a frozen model, in inference mode, and store the output.
 
     The file is .npy: float16 (n, *prefix.output_shape[1:]).
@@ -46,13 +46,3 @@ def compute(prefix: keras.Model, images: "npt.NDArray | View", path: Path, batch
             file.write(stored.data)
             progress.update(len(batch))
     print(f"{path.stem}: {len(images)} images, {path.stat().st_size / 2**20:.0f} MiB", flush=True)
-
-
-def load(path: Path) -> Activations:
-    """Map a file written by `compute`; nothing is read until it is used.
-
-    Raises:
-        PipelineError: it is damaged.
-    """
-    with reading(path):
-        return np.load(path, mmap_mode="r")

@@ -29,6 +29,14 @@ ARRAYS = {
     ("numpy", "ndarray"),
     ("numpy._core.multiarray", "_reconstruct"),
 }
+# For the model card.
+NOTES = """\
+- Some labels of CIFAR-10 are wrong or debatable, and 3.3% of its test images have near-duplicates
+  among the training images ([Barz and Denzler 2020](https://arxiv.org/abs/1902.00423)).
+- **License of the images:** CIFAR-10 has none; its authors ask to be cited: Krizhevsky 2009,
+  Learning Multiple Layers of Features from Tiny Images,
+  <https://www.cs.toronto.edu/~kriz/cifar.html>.
+"""
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.uint8]
@@ -37,7 +45,8 @@ Labels = npt.NDArray[np.uint8]
 class Cifar10(NamedTuple):
     """The archive's content, in its order: images (n, 32, 32, 3), labels (n,) in [0, 9].
 
-    The training images are those of batches 1 to 5; class names are in the order of the labels.
+    The training images are those of batches 1 to 5; class names are in the order of the labels;
+    names are such as "data_batch_1/0", of the test images last.
     """
 
     x_train: Images
@@ -45,6 +54,7 @@ class Cifar10(NamedTuple):
     x_test: Images
     y_test: Labels
     class_names: list[str]
+    names: list[str]
 
 
 def read(archive: Path) -> Cifar10:
@@ -78,7 +88,8 @@ def read(archive: Path) -> Cifar10:
     x_train = np.concatenate([contents[name][0] for name in TRAIN_BATCHES])
     y_train = np.concatenate([contents[name][1] for name in TRAIN_BATCHES])
     x_test, y_test = contents[TEST_BATCH]
-    return Cifar10(x_train, y_train, x_test, y_test, contents[META])
+    names = [f"{name}/{i}" for name in wanted[:-1] for i in range(len(contents[name][1]))]
+    return Cifar10(x_train, y_train, x_test, y_test, contents[META], names)
 
 
 def _unpickle(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:

@@ -4,7 +4,9 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -14,35 +16,52 @@ from stages.errors import PipelineError, reason
 
 # Hidden, or left by archivers or operating systems.
 LITTER = re.compile(r"\.|(__MACOSX|Thumbs\.db|desktop\.ini)$", re.IGNORECASE)
+BORDER = (114, 114, 114)  # of padded photos
 HEIC = re.compile(rb".{4}ftyp(.{4})*?he[iv][cxms]", re.DOTALL)
+Image.init()  # all formats, before several threads read
 warnings.filterwarnings("ignore", module="PIL")  # such files are read anyway, or raise an error
 
 
-def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Return an image file as RGB, uint8 (*size, 3); the format is detected from the content.
-
-    It is rotated according to its EXIF data, transparency becomes white, the largest centered part
-    with the aspect ratio of `size`, (height, width), is cut out and resized (Lanczos, with
-    antialiasing). Of several images in a file, the first is taken.
+def read(path: Path, size: tuple[int, int], aspect: str) -> npt.NDArray[np.uint8]:
+    """Do as `decode` for a file on disk.
 
     Raises:
-        PipelineError: it is missing, damaged, too large, no image that Pillow reads (HEIC needs
-            pillow-heif), or its values are neither 8 or 16 bits nor floats in [0, 1].
+        PipelineError: it is missing or `decode` raises; the message starts with the path.
     """
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block
-            raise ValueError("a folder, pipe or device")
+            raise PipelineError("a folder, pipe or device; expected an image")
         with path.open("rb") as file:
-            if HEIC.match(file.read(64)):
-                import pillow_heif
+            return decode(file, size, aspect)
+    except (OSError, PipelineError) as error:
+        fault = f"{error.strerror}; expected an image" if isinstance(error, OSError) else error
+        raise PipelineError(f"{printable(path)}: {fault}") from error
 
-                pillow_heif.register_heif_opener()
-            with Image.open(file) as image:
-                # Decode JPEG at down to 1/8 scale: a 12-megapixel photo takes a quarter of the
-                # time, values within 2 of 255.
-                image.draft(None, (8 * max(size), 8 * max(size)))
-                ImageOps.exif_transpose(image, in_place=True)
-                return np.asarray(ImageOps.fit(_rgb(image), size[::-1], Image.Resampling.LANCZOS))
+
+def decode(file: IO[bytes], size: tuple[int, int], aspect: str) -> npt.NDArray[np.uint8]:
+    """Return an image as RGB, uint8 (*size, 3); the format is detected from the content.
+
+    It is rotated according to its EXIF data, and transparency becomes white. Then it is resized to
+    `size`, (height, width) (Lanczos, with antialiasing): with the aspect "crop", the largest
+    centered part that has the shape of `size`; with "pad", all of it, with a gray border. Of
+    several images in a file, the first is taken.
+
+    Raises:
+        PipelineError: it is damaged, too large, no image that Pillow reads (HEIC needs
+            pillow-heif), or its values are neither 8 or 16 bits nor floats in [0, 1].
+    """
+    resize = ImageOps.fit if aspect == "crop" else partial(ImageOps.pad, color=BORDER)
+    try:
+        if HEIC.match(file.read(64)):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        with Image.open(file) as image:
+            # Decode JPEG at down to 1/8 scale: a 12-megapixel photo takes a quarter of the
+            # time, values within 2 of 255.
+            image.draft(None, (8 * max(size), 8 * max(size)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(resize(_rgb(image), size[::-1], Image.Resampling.LANCZOS))
     except ImportError:
         fault = f"HEIC; `{sys.executable} -m pip install pillow-heif` to read it, or convert it"
     except UnidentifiedImageError:
@@ -51,7 +70,7 @@ def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         fault = " pixels; expected at most ".join(re.findall(r"\d+", str(error)))
     except Exception as error:  # each of Pillow's formats has its own for a damaged file
         fault = f"{getattr(error, 'strerror', None) or reason(error)}; expected an image"
-    raise PipelineError(f"{printable(path)}: {fault}")
+    raise PipelineError(fault)
 
 
 def walk(top: Path) -> Iterator[Path]:

@@ -1,6 +1,5 @@
 """The loop of training: the choice of the best epoch, the learning curve, the checkpoint."""
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.errors import PipelineError
-from stages.files import replacing
+from stages.files import write_csv
 from stages.training.batches import Batches
 from stages.training.checkpoint import Checkpoint
 
@@ -143,7 +142,5 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def _write_curve(curve: list[dict[str, float]], path: Path) -> None:
-    with replacing(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, CURVE_COLUMNS, restval="nan")
-        writer.writeheader()
-        writer.writerows(curve)
+    rows = ([row.get(column, "nan") for column in CURVE_COLUMNS] for row in curve)
+    write_csv(path, [CURVE_COLUMNS, *rows])
