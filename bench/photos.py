@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.clone import Clone, change, clone
-from bench.preset import settings
+from bench.preset import check_images, flat, is_kept, settings
 from bench.seeds import SEEDED
 from stages import params
 from stages.files import write_csv
@@ -94,10 +94,10 @@ def guide(
 
 @contextmanager
 def on_photos(name: str, preset: str) -> Iterator[Clone]:
-    """Clone the project for the photos of a name, with a preset, the user's KEPT and weights."""
-    here = params.load()
-    own = {"data.name": name, "data.aspect": here.data.aspect, "features.flip": here.features.flip}
-    with clone(settings(preset) | own) as project:
+    """Clone the project for the photos of a name, with a preset, the user's `is_kept`, weights."""
+    here = flat(params.load().model_dump())
+    own = {key: value for key, value in here.items() if is_kept(key)}
+    with clone(settings(preset) | own | {"data.name": name}) as project:
         (project.folder / PHOTOS).mkdir(parents=True, exist_ok=True)
         (project.folder / PHOTOS / name).symlink_to((PHOTOS / name).resolve())
         project.run("dvc", "repro", "backbone")
@@ -126,6 +126,5 @@ def spread(values: npt.NDArray) -> str:
 
 if __name__ == "__main__":
     (name,) = sys.argv[1:]
-    if not (PHOTOS / name).exists():
-        sys.exit(f"error: {PHOTOS / name}: missing; expected class folders or an archive")
+    check_images(name)
     main(name, PRESETS, seeds=(1, 2, 3), rates=RATES, epochs=8)

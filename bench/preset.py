@@ -6,6 +6,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,34 @@ def settings(name: str) -> dict[str, Any]:
     show = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
     if show.returncode:
         sys.exit(f"error: {PARAMS} as committed is needed: expected a Git repository that has it")
-    committed = {
-        f"{section}.{key}": value
-        for section, values in yaml.load(show.stdout).items()
-        for key, value in values.items()
-        if key != "sha256" and not {section, f"{section}.{key}"} & KEPT
-    }
-    return committed | presets[name]
+    committed = flat(yaml.load(show.stdout))
+    return {key: committed[key] for key in committed if not is_kept(key)} | presets[name]
+
+
+def flat(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return params.yaml, value by "section.key"."""
+    return {f"{section}.{key}": v for section, of in params.items() for key, v in of.items()}
+
+
+def is_kept(key: str) -> bool:
+    """Return whether no preset changes a setting, "section.key"."""
+    section, _, name = key.partition(".")
+    return name == "sha256" or not KEPT.isdisjoint((section, key))
+
+
+def check_images(name: str) -> None:
+    """End the process unless the images of a name are there and DVC can read them."""
+    try:
+        download.check(name)
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
     values = settings(sys.argv[1] if sys.argv[1:] else "")
     if sys.argv[2:]:
         values["data.name"] = sys.argv[2]
-    try:
-        download.check(values.get("data.name") or params.load().data.name)
-    except PipelineError as error:
-        sys.exit(f"error: {error}")
+    check_images(values.get("data.name") or params.load().data.name)
     options = [f"-S{k}={json.dumps(value, ensure_ascii=False)}" for k, value in values.items()]
     # Without the gate, because DVC loses the metrics of an experiment that fails.
     command = [sys.executable, "-m", "dvc", "exp", "run", "report", *options]

@@ -86,9 +86,10 @@ def _folder(files: list[Path], top: Path) -> tuple[list[str], Read]:
 def _archive(place: Path, stack: ExitStack) -> tuple[list[str], Read]:
     try:
         if zipfile.is_zipfile(place):
-            archive = zipfile.ZipFile(place)
-            with suppress(UnicodeDecodeError):  # macOS writes UTF-8 without the flag for it
+            try:  # macOS writes UTF-8 without the flag for it
                 archive = zipfile.ZipFile(place, metadata_encoding="utf-8")
+            except UnicodeDecodeError:
+                archive = zipfile.ZipFile(place)
             return archive.namelist(), stack.enter_context(archive).open
         file: IO[bytes] = stack.enter_context(place.open("rb"))
         with suppress(gzip.BadGzipFile), gzip.open(file) as content:

@@ -26,8 +26,7 @@ def duplicates(photos: Iterable[Photo]) -> dict[str, str]:
         equal[photo.pixels].append(photo)
     left_out: dict[str, str] = {}
     for first, *others in equal.values():
-        if any(other.label != first.label for other in others):
-            other = next(photo for photo in others if photo.label != first.label)
+        if other := next((photo for photo in others if photo.label != first.label), None):
             reason = f"the same pixels in different classes: {first.name}, {other.name}"
             left_out |= dict.fromkeys((photo.name for photo in (first, *others)), reason)
         else:
