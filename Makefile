@@ -19,7 +19,7 @@ endif
 # Packages are installed into .venv and imported from there, whatever is set for other projects.
 export PIP_USER := 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PYTHONPATH PYTHONHOME
-# For both locks; independent of the user's index settings.
+# For the locks; independent of the user's index settings.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
@@ -77,6 +77,7 @@ audit: .venv/development ## check the locked packages for known vulnerabilities;
 
 lock: .venv/development ## write the newest allowed versions, with hashes
 	@$(LOCK) --upgrade pyproject.toml --output-file requirements.txt
+	@$(LOCK) --upgrade --group cluster --constraints requirements.txt --output-file requirements-cluster.txt
 	@$(LOCK) --upgrade --group dev --constraints requirements.txt --output-file requirements-dev.txt
 
 clean: ## remove the environment; `dvc gc -w` cleans the cache

@@ -64,6 +64,7 @@ def main(params: "Params") -> None:
         "dev_accuracy_after_head": rounded(dev_accuracy_after_head),
         "dev_accuracy": rounded(np.mean(dev.argmax(axis=1) == y_dev)),
         "ece": rounded(ece(test, y_test)),
+        "test_images": len(y_test),
     }
     temperature = fit_temperature(dev, y_dev)
     with replacing(PROBABILITIES) as partial:
@@ -95,7 +96,7 @@ def model_card(
     height, width, _ = data.image_shape
     about = data.about()
     return Template(Path(__file__).with_name("model_card.md").read_text("utf-8")).substitute(
-        {name: f"{value:.4f}" for name, value in metrics.items()},
+        {name: f"{value:.4f}" for name, value in metrics.items() if name != "test_images"},
         **dict(params.backbone),
         aspect=data.aspect,
         by_class="\n".join(f"| {name} | {accuracy:.4f} | {n} |" for name, accuracy, n in by_class),
@@ -108,6 +109,7 @@ def model_card(
         notes=about["notes"],
         source=about["source"],
         temperature=f"{temperature:.2f}",
+        test_images=metrics["test_images"],
         title=about["title"] + archives.get(about["source"], ""),
         weights_digest=weights,
         weights_name=names.get(weights, "not named"),

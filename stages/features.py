@@ -1,32 +1,56 @@
 """Stage 4: freeze the prefix and compute its output once for each view of the training images."""
 
+import json
+import os
 from typing import TYPE_CHECKING
 
-from stages.data import activations
+from stages import cluster, paths
+from stages.data.activations import Prefix, Store
 from stages.data.dataset import DataSet
 from stages.data.views import View
-from stages.files import replacing
+from stages.files import digest
 from stages.nets.backbone import Backbone
-from stages.paths import FEATURES, WEIGHTS, dev_features, train_view
-from stages.runtime import set_up
+from stages.params import dependencies, fingerprint, of_stage
+from stages.runtime import description, set_up
 from stages.training import cpu
 
 if TYPE_CHECKING:
     from stages.params import Params
 
+# Dependencies and settings that select pixels, which are in each row's key.
+PIXELS = ("data/processed/", "stages/data/dataset.py", "stages/data/views.py", "features")
+
 
 def main(params: "Params") -> None:
-    """Write data/features: train_view0.npy, train_view1.npy, ..., dev.npy."""
+    """Write data/features, train_view0.npy, train_view1.npy, ..., dev.npy, and their data/keys."""
     settings = params.features
     set_up(settings.seed)
     cpu.set_up()
     data = DataSet()
-    backbone = Backbone(params.backbone, data.image_shape, WEIGHTS)
+    backbone = Backbone(params.backbone, data.image_shape, paths.WEIGHTS)
     print(backbone, flush=True)
-    prefix = backbone.frozen_prefix()
-    with replacing(FEATURES) as folder:
-        folder.mkdir()
-        for number in range(settings.views):
-            view = View(data.images("train"), number, settings)
-            activations.compute(prefix, view, train_view(number, folder), settings.batch_size)
-        activations.compute(prefix, data.images("dev"), dev_features(folder), settings.batch_size)
+    prefix = Prefix(backbone.frozen_prefix(), settings.batch_size)
+    train, dev = data.images("train"), data.images("dev")
+    run = fingerprint("features", params, description())
+    folders = paths.FEATURES, paths.KEYS, paths.UNFINISHED_FEATURES
+    store = Store(*folders, run, basis(params))
+    if store.known and not prefix.is_independent(dev[: settings.batch_size]):
+        print("activations depend on the other images of a batch here: all are computed again")
+        store.known = {}
+    on_cluster = cluster.ADDRESS in os.environ
+    forward = cluster.forward(params, data.image_shape, prefix) if on_cluster else prefix
+    for number in range(settings.views):
+        store.add(paths.train_view(number).stem, View(train, number, settings), prefix, forward)
+    store.add(paths.dev_features().stem, dev, prefix, forward)
+    store.finish()
+
+
+def basis(params: "Params") -> str:
+    """Name what an image's activations depend on beside its pixels."""
+    files = [file for file in dependencies("features") if not str(file).startswith(PIXELS)]
+    digests = {str(file): digest(file) for file in files}
+    names = {
+        name: value for name, value in of_stage("features", params).items() if name not in PIXELS
+    }
+    bits = description() | {cluster.ANY_NODE: os.environ.get(cluster.ANY_NODE)}
+    return json.dumps([names, params.features.batch_size, digests, bits])

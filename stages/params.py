@@ -173,14 +173,20 @@ def of_stage(stage: str, params: Params) -> dict[str, Any]:
     return values
 
 
+def dependencies(stage: str) -> list[Path]:
+    """Return the files that a stage depends on, those in folders too."""
+    files: list[Path] = []
+    for path in map(Path, definition(stage)["deps"]):
+        files += [path] if path.is_file() else sorted(path.glob("*.*"))
+    return files
+
+
 def fingerprint(stage: str, params: Params, environment: dict[str, Any]) -> str:
     """Return a fingerprint of a stage's settings, dependencies and environment, as text.
 
     Of dependencies size and mtime: they may be many gigabytes.
     """
-    files: list[Path] = []
-    for path in map(Path, definition(stage)["deps"]):
-        files += [path] if path.is_file() else sorted(path.glob("*.*"))
+    files = dependencies(stage)
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return json.dumps([of_stage(stage, params), states, environment])
 

@@ -11,6 +11,7 @@ LABELS = Path("data/processed/labels.npz")
 ABOUT = Path("data/processed/about.json")
 SKIPPED = Path("data/processed/skipped.csv")
 FEATURES = Path("data/features")
+KEYS = Path("data/keys")  # of the rows of data/features
 HEAD = Path("data/head/head.npz")
 HEAD_CURVE = Path("data/head/curve.csv")
 FINE_TUNE_CURVE = Path("data/fine_tune/curve.csv")
@@ -20,8 +21,9 @@ ENVIRONMENT = Path("data/evaluate/environment.json")
 METRICS = Path("metrics.json")
 MODEL_CARD = Path("MODEL_CARD.md")
 REPORT = Path("data/report")
-# Not a DVC output: the checkpoint for resuming fine_tune.
+# Not DVC outputs: what fine_tune and features resume from.
 CHECKPOINT = Path("data/checkpoint/fine_tune.npz")
+UNFINISHED_FEATURES = Path("data/checkpoint/features")
 
 
 def model(name: str) -> Path:

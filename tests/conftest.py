@@ -17,6 +17,7 @@ import yaml
 from hypothesis import settings
 
 import stages  # noqa: F401 - sets what TensorFlow reads from the environment
+from stages import params
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,7 +29,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 LIMIT = 300  # seconds after which something hangs
 IMAGES_PER_BATCH = 60
+# Of a small project: what makes it quick, and all else that tests rely on, so that they pass
+# whatever a user has set in params.yaml.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "data": {"name": "cifar10", "aspect": "pad"},
     # Few variables, so that a step is quickly traced, and random features that do not vanish.
     "backbone": {
         "name": "VGG16",
@@ -37,11 +41,31 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "last_layer": "all",
         "cut": "block4_pool",
     },
-    "features": {"views": 2},
-    "train_head": {"epochs": 1, "batch_size": 50, "learning_rate": 0.01},
-    "fine_tune": {"epochs": 3, "batch_size": 50, "learning_rate": 0.001},
+    "preprocess": {"test_fraction": 0.15, "dev_fraction": 0.1, "seed": 1},
+    "features": {"views": 2, "flip": True, "shift": 0.125, "zoom": 0.0, "seed": 1},
+    "train_head": {
+        "epochs": 1,
+        "images": 10_000,
+        "batch_size": 50,
+        "learning_rate": 0.01,
+        "seed": 1,
+    },
+    "fine_tune": {
+        "epochs": 3,
+        "batch_size": 50,
+        "optimizer": "adamw",
+        "learning_rate": 0.001,
+        "cutmix_fraction": 0.0,
+        "batch_norm": "adapting",
+        "test_time_flip": True,
+        "seed": 1,
+    },
     "gate": {"minimum": 0.0},
 }
+ALL = params.load(PROJECT / params.PARAMS)
+ALL = ALL.model_copy(
+    update={name: getattr(ALL, name).model_copy(update=of) for name, of in SETTINGS.items()}
+)
 
 
 class Project:

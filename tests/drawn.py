@@ -36,6 +36,7 @@ COPIED += ["data/.gitignore", "dvc.yaml", "requirements.txt", "stages"]
 LOCAL_CONFIG = "[core]\n    no_scm = true\n[cache]\n    dir = cache\n"
 DEMO_IMAGES = 300  # in each of the six batches
 DEMO: dict[str, dict[str, Any]] = {
+    "data": {"name": "cifar10"},
     "backbone": {
         "name": "MobileNetV2",
         "image_size": 32,

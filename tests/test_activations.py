@@ -1,34 +1,144 @@
-"""Activations: stored as they are computed, piece by piece, and read back or named."""
+"""Activations: each row computed once, whatever is in its batch, whatever interrupts."""
 
+import shutil
 import tracemalloc
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from stages import params
-from stages.data import activations
+from stages.data.activations import KEY, Prefix, Store
 from stages.data.views import View
 from stages.errors import PipelineError
 from stages.files import mapped
-from tests.conftest import PROJECT
+from tests.conftest import ALL
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (2500, 8, 8, 3)).astype(np.uint8)
+
+
+def prefix() -> Prefix:
+    pooling = keras.layers.AveragePooling2D(2)  # the same bits in any batch on any processor
+    return Prefix(keras.Sequential([keras.Input((8, 8, 3)), pooling]), batch_size=10)
+
+
+def store(top: Path, run: str = "run", basis: str = "basis") -> Store:
+    return Store(top / "features", top / "keys", top / "work", run, basis)
+
+
+class Counted:
+    """A prefix that counts what it computes and can be interrupted."""
+
+    def __init__(self, limit: int = 10**9) -> None:
+        self.count, self._limit, self._prefix = 0, limit, prefix()
+
+    def __call__(self, images: Iterable[npt.NDArray]) -> Iterator[npt.NDArray]:
+        for row in self._prefix(images):
+            if self.count == self._limit:
+                raise KeyboardInterrupt
+            self.count += 1
+            yield row
+
+
+def computed(top: Path, images: npt.NDArray, **names: str) -> int:
+    """Store images as a run does; return how many rows were computed, and compare them all."""
+    forward = Counted()
+    running = store(top, **names)
+    running.add("a", images, prefix(), forward)
+    running.finish()
+    np.testing.assert_array_equal(mapped(top / "features/a.npy"), np.stack([*prefix()(images)]))
+    assert (top / "keys/a.keys").stat().st_size == KEY * len(images)
+    found = sorted(str(path.relative_to(top)) for path in top.rglob("*"))
+    assert found == ["features", "features/a.npy", "keys", "keys/a.keys"]
+    return forward.count
+
+
+def interrupted(top: Path, images: npt.NDArray, limit: int, **names: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        store(top, **names).add("a", images, prefix(), Counted(limit))
 
 
 def test_what_is_stored_is_what_the_model_gives(tmp_path: Path) -> None:
-    keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
-    images = np.random.default_rng(1).random((25, 8, 8, 3), np.float32)
-    activations.compute(model, images, tmp_path / "a.npy", batch_size=10)
-    stored = mapped(tmp_path / "a.npy")
+    running = store(tmp_path)
+    whole = Prefix(model, batch_size=10)
+    running.add("a", IMAGES[:25], whole, whole)
+    running.finish()
+    stored = mapped(tmp_path / "features/a.npy")
     assert stored.dtype == np.float16
-    np.testing.assert_array_equal(stored, model.predict(images, verbose=0).astype(np.float16))
+    expected = model.predict(IMAGES[:25], verbose=0).astype(np.float16)
+    np.testing.assert_array_equal(stored, expected)
 
 
-def test_an_activation_beyond_float16_is_an_error(tmp_path: Path) -> None:
+def test_an_activation_beyond_float16_is_an_error() -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1e5)])
-    with pytest.raises(PipelineError, match=r"a: an activation of 1e\+05 does not fit float16"):
-        activations.compute(model, np.ones((3, 2)), tmp_path / "a.npy", batch_size=2)
+    with pytest.raises(PipelineError, match=r"an activation of 1e\+05 does not fit float16"):
+        list(Prefix(model, batch_size=2)(np.ones((3, 2))))
+
+
+CONVOLVING = Prefix(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]), 10)
+
+
+@given(st.permutations(range(35)), st.integers(1, 35))
+def test_other_images_of_a_batch_change_no_bit(order: list[int], count: int) -> None:
+    """Unless `is_independent` tells so, which depends on the net and the processor."""
+    assume(CONVOLVING.is_independent(IMAGES[:10]))
+    some = order[:count]
+    rows = np.stack([*CONVOLVING(IMAGES[:35])])
+    np.testing.assert_array_equal(np.stack([*CONVOLVING(IMAGES[some])]), rows[some])
+
+
+def test_dependence_on_the_rest_of_a_batch_is_noticed() -> None:
+    class Centered(keras.layers.Layer):
+        def call(self, x):  # type: ignore[no-untyped-def]
+            return x - keras.ops.mean(x)
+
+    images = IMAGES[:8].astype(np.float32)
+    assert prefix().is_independent(IMAGES[:8])
+    centered = keras.Sequential([keras.Input((8, 8, 3)), Centered()])
+    assert not Prefix(centered, batch_size=8).is_independent(images)
+
+
+@pytest.mark.parametrize("limit", [0, 999, 1000, 1500, 2499])
+def test_an_interrupted_run_is_continued(tmp_path: Path, limit: int) -> None:
+    interrupted(tmp_path, IMAGES, limit)
+    assert computed(tmp_path, IMAGES) == 2500 - limit // 1000 * 1000
+
+
+def test_rows_of_an_interrupted_run_serve_another(tmp_path: Path) -> None:
+    interrupted(tmp_path, IMAGES, 2100)
+    interrupted(tmp_path, IMAGES[::-1], 0, run="another")
+    assert computed(tmp_path, IMAGES[1:], run="a third") == 2499  # only the last is kept
+    interrupted(tmp_path, IMAGES, 2100)
+    assert computed(tmp_path, IMAGES[1:][::-1], run="another") == 500
+    interrupted(tmp_path, IMAGES, 2100)
+    assert computed(tmp_path, IMAGES, run="another", basis="another") == 2500
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.keys"])
+@pytest.mark.parametrize("size", [None, 0, 1, 100, 1000])
+def test_what_a_kill_has_damaged_is_computed_again(
+    tmp_path: Path, name: str, size: int | None
+) -> None:
+    """Of another run: files are missing or truncated anywhere."""
+    interrupted(tmp_path, IMAGES, 2100)
+    path = tmp_path / "work" / name
+    path.unlink() if size is None else path.write_bytes(path.read_bytes()[:size])
+    kept = 1000 // KEY if (name, size) == ("a.keys", 1000) else 3 if size == 100 else 0
+    kept = kept if name == "a.keys" else 0
+    assert computed(tmp_path, IMAGES, run="another") == 2500 - kept
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_output(tmp_path: Path) -> None:
+    running = store(tmp_path)
+    (tmp_path / "work/a.npy").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        running.add("a", IMAGES[:5], prefix(), prefix())
+    assert not (tmp_path / "features").exists()
 
 
 @pytest.mark.parametrize("share", [0, 0.5])
@@ -43,17 +153,20 @@ def test_a_damaged_file_is_named(tmp_path: Path, share: float) -> None:
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """Views are made in pieces, and so are activations."""
     pooling = keras.layers.AveragePooling2D(4)
-    model = keras.Sequential([keras.Input((32, 32, 3)), pooling])
-    settings = params.load(PROJECT / "params.yaml").features
+    model = Prefix(keras.Sequential([keras.Input((32, 32, 3)), pooling]), batch_size=50)
+    settings = ALL.features
 
     def peak(count: int) -> int:
         images = np.broadcast_to(np.zeros(1, np.uint8), (count, 32, 32, 3))  # takes no memory
         tracemalloc.start()
-        activations.compute(model, View(images, 1, settings), tmp_path / "a.npy", batch_size=50)
+        running = store(tmp_path)
+        running.add("a", View(images, 1, settings), model, model)
+        running.finish()
         _, highest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
+        shutil.rmtree(tmp_path / "features")
         return highest
 
     peak(100)  # what the first call leaves in caches
-    few, many = peak(500), peak(5000)
-    assert many - few < 100 * (5000 - 500)  # bytes; of an image 3,072 go in, and 384 are stored
+    few, many = peak(1500), peak(6000)
+    assert many - few < 100 * (6000 - 1500)  # bytes; of an image 3,072 go in, and 384 are stored

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
-from stages import backbone, params
+from stages import backbone
 from stages.errors import PipelineError
 from stages.files import digest
 from stages.nets.pretrained import WeightsFile, original
 from stages.paths import WEIGHTS
-
-SETTINGS = params.load(Path(__file__).resolve().parents[1] / "params.yaml")
+from tests.conftest import ALL
 
 
 def small_net() -> keras.Model:
@@ -38,10 +37,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(official: WeightsFile | None = None, **of_backbone: Any) -> None:
     """Run the stage; `official` is what Keras would download."""
-    section = SETTINGS.backbone.model_copy(update={"sha256": {}} | of_backbone)
+    given = {"name": "MobileNetV2", "weights": "imagenet", "sha256": {}} | of_backbone
+    section = ALL.backbone.model_copy(update=given)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "official_weights", lambda *_: official)
-        backbone.main(SETTINGS.model_copy(update={"backbone": section}))
+        backbone.main(ALL.model_copy(update={"backbone": section}))
 
 
 def test_the_file_that_keras_publishes_is_taken_by_its_hash_or_called_unpinned(

@@ -17,7 +17,7 @@ from bench.photos import Point
 from stages import params, preprocess
 from stages.data.dataset import PARTS, DataSet
 from stages.paths import ARCHIVE, PHOTOS
-from tests.conftest import PROJECT, Project
+from tests.conftest import ALL, PROJECT, Project
 from tests.drawn import draw
 
 PRESETS = list(yaml.safe_load(preset.PRESETS.read_text()))
@@ -193,9 +193,8 @@ def test_the_guide_reads_the_same_images_in_the_same_parts(
     monkeypatch.chdir(tmp_path)
     draw_photos(PHOTOS / "own", 120)
     (PHOTOS / "own/class 3/notes.txt").write_text("no image")
-    settings = params.load(PROJECT / params.PARAMS)
-    given = settings.data.model_copy(update={"name": "own", "image_size": 32})
-    preprocess.main(settings.model_copy(update={"data": given}))
+    given = ALL.data.model_copy(update={"name": "own", "image_size": 32})
+    preprocess.main(ALL.model_copy(update={"data": given}))
     guide.write_folders(PHOTOS / "own", tmp_path / "copied")
     data = DataSet()
     for part in PARTS:

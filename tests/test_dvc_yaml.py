@@ -18,8 +18,10 @@ from tests.conftest import PROJECT, Project
 TEXT = (PROJECT / "dvc.yaml").read_text().replace("${data.name}", "cifar10")
 PIPELINE: dict[str, Any] = yaml.safe_load(TEXT)["stages"]
 FILES = sorted((PROJECT / "stages").rglob("*.py"))
-# They check and report: no result depends on them. The paths are dvc.yaml's own.
-NO_DEPENDENCY = {f"stages/{name}.py" for name in ("__main__", "params", "errors", "paths")}
+# They check, report and distribute: no result depends on them. The paths are dvc.yaml's own.
+NO_DEPENDENCY = {
+    f"stages/{name}.py" for name in ("__main__", "cluster", "params", "errors", "paths")
+}
 
 
 @cache
@@ -143,7 +145,10 @@ def test_files_are_in_the_form_that_dvc_writes(fresh: Project, tmp_path: Path) -
     assert copy.read_text() == (PROJECT / "params.yaml").read_text()
 
 
-@pytest.mark.parametrize("setting", ["train_head.epochs=3", "gate.minimum=0.5", "backbone.cut=all"])
+@pytest.mark.parametrize(
+    "setting",  # values that params.yaml is unlikely to have already
+    ["train_head.epochs=37", "gate.minimum=0.543", "backbone.cut=block_9_add"],
+)
 def test_an_experiment_changes_one_line_of_params_yaml(setting: str, tmp_path: Path) -> None:
     copy = tmp_path / "params.yaml"
     before = (PROJECT / "params.yaml").read_text()

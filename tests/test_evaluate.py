@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from stages import evaluate, params, paths
+from stages import evaluate, paths
 from stages.calibration import ece
 from stages.data.dataset import DataSet
 from stages.errors import PipelineError
@@ -23,10 +23,9 @@ from stages.paths import (
     PROBABILITIES,
     WEIGHTS,
 )
-from tests.conftest import PROJECT
+from tests.conftest import ALL, PROJECT
 from tests.drawn import write_data_set
 
-ALL = params.load(PROJECT / "params.yaml")
 MODEL = paths.model(ALL.data.name)
 NAMES = np.array([f"class {label}" for label in range(10)])
 

@@ -11,25 +11,27 @@ import shutil
 import struct
 import sys
 import tarfile
+import time
 import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import loky
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from stages import params, preprocess
+from stages import preprocess
+from stages.data import folders
 from stages.errors import PipelineError
 from stages.paths import ABOUT, ARCHIVE, IMAGES, LABELS, PHOTOS, SKIPPED
 from tests import drawn
-from tests.conftest import PROJECT
+from tests.conftest import ALL
 from tests.test_photos import png_of, tiff
 
-ALL = params.load(PROJECT / "params.yaml")
 OWN = PHOTOS / "own"
 SIDE = 8
 FF = os.fsdecode(b"\xff")  # no UTF-8
@@ -384,6 +386,23 @@ def test_copies_under_other_names_move_no_image() -> None:
     for name in some("a", count=20):
         shutil.copy(OWN / name, (OWN / name).with_name(f"- copy of {Path(name).name}"))
     assert part_of_pixels() == before
+
+
+def test_photos_are_decoded_in_order_and_not_far_ahead_of_what_is_written() -> None:
+    """Else a disk that is slower than the cores would leave all of them in memory."""
+    ahead = folders.AHEAD * loky.cpu_count()
+    listed = [folders.Photo(f"{number}.png", "a", "") for number in range(5 * ahead)]
+    opened: list[str] = []
+
+    def read(name: str) -> io.BytesIO:
+        opened.append(name)
+        return io.BytesIO()  # no image, which is quickly found out
+
+    decoded = folders.decoded(listed, read, SIDE, "crop")
+    first, _ = next(decoded)
+    time.sleep(0.5)
+    assert len(opened) <= 1 + ahead
+    assert [first, *(photo for photo, _ in decoded)] == listed
 
 
 # --- a folder of awkward files

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from stages import gate, params
 from stages.errors import PipelineError
-from tests.conftest import PROJECT
-
-ALL = params.load(PROJECT / "params.yaml")
+from tests.conftest import ALL
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,31 @@ def test_a_link_or_an_archive_instead_changes_nothing(own: Project, tmp_path: Pa
     shutil.make_archive(str(photos / "photos"), "gztar", elsewhere)
     assert project.repro() == ["preprocess"]
     assert {**own.outputs(), **project.outputs()} == own.outputs()
+
+
+def test_only_activations_of_new_photos_are_computed(own: Project, tmp_path: Path) -> None:
+    """An edited label computes none, a removed photo none; the bytes are those of a whole run."""
+    project = own.copy(tmp_path)
+    photos = project.folder / PHOTOS
+    for number, image in enumerate(draw(np.zeros(20, int), seed=8)):
+        Image.fromarray(image).save(photos / CLASSES[0] / f"new{number}.png")
+    (photos / CLASSES[1] / "15.png").rename(photos / CLASSES[2] / "15.png")
+    (photos / CLASSES[3] / "45.png").unlink()
+    assert project.repro("preprocess") == ["preprocess"]
+    labels = [np.load(each.folder / "data/processed/labels.npz") for each in (project, own)]
+    train, dev = (len(labels[0][part]) - len(labels[1][part]) for part in ("train", "dev"))
+    said = project.dvc("repro", "features").stdout
+    counts = [int(count) for count in re.findall(r"(\d+) computed", said)]
+    if "depend on the other images" not in said:
+        assert train + 1 >= counts[0] >= train > 0
+        assert counts[1] == counts[0]
+        assert dev + 1 >= counts[2] >= dev
+    found = project.outputs()
+    shutil.rmtree(project.folder / ".dvc/cache")
+    afresh = project.dvc("repro", "--force", "--single-item", "features")
+    total = sum(map(int, re.findall(r"(\d+) computed", afresh.stdout)))
+    assert total == 2 * len(labels[0]["train"]) + len(labels[0]["dev"])
+    assert project.outputs() == found
 
 
 def touch_in_new_folder(path: Path) -> None:

@@ -14,11 +14,12 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import predict
 from stages.errors import PipelineError
-from tests.conftest import PROJECT, Project, one_line
+from tests.conftest import ALL, PROJECT, Project, one_line
 from tests.drawn import CLASS_NAMES
 from tests.test_photos import png_of
 
@@ -47,8 +48,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(model: Path, tmp_path: Path) -> Path:
     """A folder of photos, beside predict.py and its model."""
     shutil.copy(model, tmp_path)
-    for name in ("predict.py", "params.yaml"):
-        shutil.copy(PROJECT / name, tmp_path)
+    shutil.copy(PROJECT / "predict.py", tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(ALL.model_dump()))
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
     Image.new("RGB", (40, 50), RED).save(photos / "1.JPG", "jpeg")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages import params, preprocess
+from stages import preprocess
 from stages.data import archive
 from stages.data.dataset import PARTS, DataSet
 from stages.errors import PipelineError
@@ -16,7 +16,7 @@ from stages.files import digest
 from stages.paths import ABOUT, ARCHIVE, IMAGES, LABELS, SKIPPED
 from stages.preprocess import stratified_split
 from tests import drawn
-from tests.conftest import PROJECT
+from tests.conftest import ALL
 
 
 @given(
@@ -49,11 +49,10 @@ def test_split_depends_on_the_seed_and_leaves_no_class_empty() -> None:
 def test_the_stage_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     drawn.write_archive(ARCHIVE, drawn.members(20))
-    settings = params.load(PROJECT / "params.yaml")
     written = (ABOUT, IMAGES, LABELS, SKIPPED)
-    preprocess.main(settings)
+    preprocess.main(ALL)
     first = [path.read_bytes() for path in written]
-    preprocess.main(settings)
+    preprocess.main(ALL)
     assert [path.read_bytes() for path in written] == first
     assert SKIPPED.read_text() == "file,reason\n"
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from stages import params, report
+from stages import report
 from stages.paths import PROBABILITIES, REPORT
-from tests.conftest import PROJECT
+from tests.conftest import ALL
 from tests.drawn import draw, write_data_set
 
-ALL = params.load(PROJECT / "params.yaml")
 PLANTED = {"dev": [3, 14], "test": [1, 59, 26]}
 FILES = {
     "dev": [f"data_batch_1/{i}" for i in range(7, 307, 10)],

@@ -4,14 +4,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import params
 from stages.data.dataset import Rows
 from stages.data.views import View
-from tests.conftest import PROJECT
+from tests.conftest import ALL
 
-FEATURES = params.load(PROJECT / "params.yaml").features.model_copy(
-    update={"flip": True, "zoom": 0.0}  # as committed, whatever a user has set
-)
+FEATURES = ALL.features
 IMAGES = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
 
 

@@ -1,48 +1,234 @@
-"""Activations at the cut: computed once, stored as float16."""
+"""Activations at the cut: computed once, stored as float16, each row under a key.
 
+A key is the SHA-256 of an image's pixels and of all else that its activations depend on. A row that
+an earlier run has stored, be it finished or interrupted, is copied; the others are computed.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import yaml
 from tqdm import tqdm
 
 from stages.errors import PipelineError
+from stages.files import mapped
 
 if TYPE_CHECKING:
     from stages.data.dataset import Rows
     from stages.data.views import View
 
+KEY = hashlib.sha256().digest_size
+AT_ONCE = 64  # images read at a time
+# Of images to their activations, in the same order: a `Prefix`, here or on a cluster.
+Forward = Callable[[Iterator[npt.NDArray]], Iterable[npt.NDArray[np.float16]]]
 
-def compute(
-    prefix: keras.Model, images: "npt.NDArray | Rows | View", path: Path, batch_size: int
-) -> None:
-    """Run images (n, ...) through a frozen model, in inference mode, and store the output.
 
-    The file is .npy: float16 (n, *prefix.output_shape[1:]).
+class Prefix:
+    """A frozen model that computes full batches, the last one padded with zeros.
 
-    Raises:
-        PipelineError: a value exceeds float16's range (65,504).
-        OSError: they do not fit on the disk.
+    Args:
+        model: images (batch_size, ...) -> activations.
+        batch_size: images.
+
+    Attributes:
+        shape: of an image's activations.
+        piece: images after which results are safe from a kill, or sent over a network: whole
+            batches, about 1,000 images, fewer if their activations exceed 64 MiB.
     """
-    header = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)),
-        "fortran_order": False,
-        "shape": (len(images), *prefix.output_shape[1:]),
-    }
-    progress = tqdm(total=len(images), unit="image", desc=path.stem, mininterval=2, disable=None)
-    # write(), not a memory map: a full disk raises OSError instead of SIGBUS.
-    with path.open("wb") as file, progress, np.errstate(over="ignore"):
+
+    def __init__(self, model: keras.Model, batch_size: int) -> None:
+        self._model, self._size = model, batch_size
+        self.shape = tuple(model.output_shape[1:])
+        images = min(1_000, 2**26 // (2 * math.prod(self.shape)) + 1)
+        self.piece = math.ceil(images / batch_size) * batch_size
+
+    def __call__(self, images: Iterable[npt.NDArray]) -> Iterator[npt.NDArray[np.float16]]:
+        """Yield the activations of each image.
+
+        Raises:
+            PipelineError: a value exceeds float16's range (65,504).
+        """
+        for batch in batched(images, self._size):
+            yield from self._batch(batch)
+
+    def is_independent(self, images: npt.NDArray) -> bool:
+        """Tell whether the rest of a batch changes no bit of an image's activations."""
+        batch = self._batch(images)
+        others = self._batch(images[::-1])[::-1], self._batch(images[:1])
+        return all(np.array_equal(batch[: len(other)], other) for other in others)
+
+    def _batch(self, images: npt.NDArray) -> npt.NDArray[np.float16]:
+        padding = [(0, self._size - len(images)), *[(0, 0)] * (images.ndim - 1)]
+        computed = self._model.predict_on_batch(np.pad(images, padding))[: len(images)]
+        with np.errstate(over="ignore"):
+            stored = computed.astype(np.float16)
+        if not np.isfinite(stored).all():
+            raise PipelineError(
+                f"an activation of {np.abs(computed).max():.3g} does not fit float16 "
+                "(65504 at the most); choose another backbone.cut"
+            )
+        return stored
+
+
+class Store:
+    """Activations, NAME.npy, float16 (n, ...), and their keys, NAME.keys, KEY bytes a row.
+
+    Both are written in a folder of their own, which an interrupted run leaves behind, then moved.
+    Keys are an output by themselves, so that later stages depend on activations alone.
+
+    Args:
+        arrays: output folder of the activations. What DVC's cache has of it is copied from.
+        keys: output folder of the keys.
+        work: folder to write in. If an interrupted run has left it with the same `run`, that run
+            is continued; with another, its rows are copied from.
+        run: names all that the number and order of the rows depend on.
+        basis: names all that a row depends on beside its pixels.
+    """
+
+    def __init__(self, arrays: Path, keys: Path, work: Path, run: str, basis: str) -> None:
+        self._outputs = {".npy": arrays, ".keys": keys}
+        self._work, self._mark = work, work / "run"
+        self._basis = hashlib.sha256(basis.encode())
+        self._interrupted = work.with_name(f"{work.name}.interrupted")
+        run += basis
+        if work.exists() and not (self._mark.exists() and self._mark.read_text() == run):
+            shutil.rmtree(self._interrupted, ignore_errors=True)
+            work.rename(self._interrupted)
+        work.mkdir(parents=True, exist_ok=True)
+        self._mark.write_text(run)
+        left = {path.name: path for path in self._interrupted.glob("*")}
+        self.known = dict(_rows(cached(self._outputs.values()))) | dict(_rows(left))
+
+    def add(
+        self, name: str, images: "npt.NDArray | Rows | View", prefix: Prefix, forward: Forward
+    ) -> None:
+        """Store the activations of images (n, ...) as NAME.npy and their keys as NAME.keys.
+
+        Raises:
+            PipelineError: of `forward`.
+            OSError: they do not fit on the disk.
+        """
+        path, count = self._work / f"{name}.npy", len(images)
+        done = _begin(path, (count, *prefix.shape), prefix.piece)
+        found = self._keyed(images, done, forward)
+        shown = tqdm(found, name, count, initial=done, unit="image", mininterval=2, disable=None)
+        rows = iter(shown)
+        # write(), not a memory map: a full disk raises OSError instead of SIGBUS.
+        with path.open("r+b") as file, path.with_suffix(".keys").open("ab") as keys:
+            file.seek((done - count) * 2 * math.prod(prefix.shape), os.SEEK_END)
+            while piece := list(islice(rows, prefix.piece)):
+                file.writelines(row.data for _, row in piece)
+                # Keys after their rows, on the disk too: no key stands for a row that is lost.
+                file.flush()
+                os.fsync(file.fileno())
+                keys.write(b"".join(key for key, _ in piece))
+                keys.flush()
+        size = path.stat().st_size / 2**20
+        print(f"{name}: {count} images, {self.computed} computed, {size:.0f} MiB", flush=True)
+
+    def _keyed(
+        self, images: "npt.NDArray | Rows | View", start: int, forward: Forward
+    ) -> Iterator[tuple[bytes, npt.NDArray[np.float16]]]:
+        """Yield key and activations of each image from `start` on."""
+        self.computed = 0
+        order: deque[bytes] = deque()  # keys of what was read and not yet yielded
+
+        def new() -> Iterator[npt.NDArray]:
+            for first in range(start, len(images), AT_ONCE):
+                for image in images[first : first + AT_ONCE]:
+                    order.append(self._key(image))
+                    if order[-1] not in self.known:
+                        self.computed += 1
+                        yield image
+
+        for row in chain(forward(new()), [None]):  # None: all is read, all new rows are yielded
+            while order and order[0] in self.known:
+                key = order.popleft()
+                array, number = self.known[key]
+                yield key, array[number]
+            if row is not None:
+                yield order.popleft(), row
+
+    def finish(self) -> None:
+        """Move what was written to the output folders."""
+        self._mark.unlink()
+        for suffix, folder in self._outputs.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for path in self._work.glob(f"*{suffix}"):
+                shutil.move(path, folder)
+        for folder in (self._work, self._interrupted):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _key(self, image: npt.NDArray) -> bytes:
+        key = self._basis.copy()
+        key.update(np.ascontiguousarray(image).data)
+        return key.digest()
+
+
+def batched(images: Iterable[npt.NDArray], size: int) -> Iterator[npt.NDArray]:
+    """Stack up to `size` images at a time."""
+    images = iter(images)
+    while batch := list(islice(images, size)):
+        yield np.stack(batch)
+
+
+def cached(outputs: Collection[Path]) -> dict[str, Path]:
+    """Return where DVC's cache has the files of output folders of the last run, by name.
+
+    DVC removes an output before it runs the stage, but dvc.lock still names it. The cache is as in
+    https://dvc.org/doc/user-guide/project-structure/internal-files.
+    """
+    files: dict[str, Path] = {}
+    # No DVC, no run yet, or not in this cache: all is computed.
+    with contextlib.suppress(OSError, LookupError, ValueError, subprocess.SubprocessError):
+        lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))
+        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+        command = [sys.executable, "-m", "dvc", "cache", "dir"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        cache = Path(result.stdout.strip(), "files", "md5")
+        for digest in (out["md5"] for out in outs if Path(out["path"]) in outputs):
+            for file in json.loads((cache / digest[:2] / digest[2:]).read_text(encoding="utf-8")):
+                files[file["relpath"]] = cache / file["md5"][:2] / file["md5"][2:]
+    return files
+
+
+def _rows(files: dict[str, Path]) -> Iterator[tuple[bytes, tuple[npt.NDArray[np.float16], int]]]:
+    """Yield the key of each stored row, and the array and index that it has."""
+    for name, path in files.items():
+        # What is damaged or missing is computed.
+        with contextlib.suppress(OSError, KeyError, PipelineError):
+            if name.endswith(".npy"):
+                keys, array = files[f"{name[:-4]}.keys"].read_bytes(), mapped(path)
+                for number in range(min(len(array), len(keys) // KEY)):
+                    yield keys[number * KEY : (number + 1) * KEY], (array, number)
+
+
+def _begin(path: Path, shape: tuple[int, ...], piece: int) -> int:
+    """Make the file of an array, all zeros yet, unless it is there; return how many rows are."""
+    keys = path.with_suffix(".keys")
+    if path.exists() and keys.exists():
+        done = keys.stat().st_size // KEY
+        done = done if done == shape[0] else done // piece * piece
+        os.truncate(keys, done * KEY)
+        return done
+    with path.open("wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(images), batch_size):
-            batch = prefix.predict_on_batch(images[start : start + batch_size])
-            stored = batch.astype(np.float16)
-            if not np.isfinite(stored).all():
-                raise PipelineError(
-                    f"{path.stem}: an activation of {np.abs(batch).max():.3g} does not fit float16 "
-                    "(65504 at the most); choose another backbone.cut"
-                )
-            file.write(stored.data)
-            progress.update(len(batch))
-    print(f"{path.stem}: {len(images)} images, {path.stat().st_size / 2**20:.0f} MiB", flush=True)
+        file.truncate(file.tell() + 2 * math.prod(shape))
+    keys.touch()
+    return 0

@@ -10,8 +10,9 @@ import tempfile
 import threading
 import unicodedata
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -26,6 +27,8 @@ from stages.data.photos import LITTER, printable, walk
 from stages.errors import PipelineError, reason
 from stages.paths import IMAGES
 
+# Photos decoded ahead, for each core: enough that one large photo does not hold up the other cores.
+AHEAD = 16
 PART_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "dev"),
@@ -162,7 +165,7 @@ def layout(names: Iterable[str]) -> tuple[list[Photo], set[str], list[str]]:
 def decoded(
     listed: Sequence[Photo], read: Read, side: int, aspect: str
 ) -> Iterator[tuple[Photo, npt.NDArray[np.uint8] | str]]:
-    """Decode photos on all cores.
+    """Decode photos on all cores, a limited number ahead of the one that is yielded.
 
     Yields:
         In order, each photo, with its digests, and its image, uint8 (side, side, 3); or the photo
@@ -180,6 +183,12 @@ def decoded(
         pixels = hashlib.sha256(image.data).digest()
         return photo._replace(content=content, pixels=pixels), image
 
-    with ThreadPoolExecutor(loky.cpu_count()) as pool:
-        read_ahead, count = pool.map(decode, listed), len(listed)
-        yield from tqdm(read_ahead, "preprocess", count, unit="image", mininterval=2, disable=None)
+    with ThreadPoolExecutor(cores := loky.cpu_count()) as pool:
+        # `pool.map` would decode without limit: if the disk is slower, all images end up in memory.
+        pending: deque[Future[tuple[Photo, npt.NDArray[np.uint8] | str]]] = deque()
+        for photo in tqdm(listed, "preprocess", unit="image", mininterval=2, disable=None):
+            pending.append(pool.submit(decode, photo))
+            if len(pending) > AHEAD * cores:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,5 +1,7 @@
 """Views: augmented copies of training images, stored so that frozen layers run once per view."""
 
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +19,8 @@ class View:
     View 0 is the plain images. Each later one is shifted by up to `shift` in each direction, the
     border filled by reflection; odd ones are also mirrored left to right: the augmentation of
     He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2), who fill with zeros and draw
-    anew for each epoch; here it is drawn once per view.
+    anew for each epoch; here it is drawn once per view, from the image's own pixels and the seed,
+    so that adding or removing an image changes no other.
 
     Before that, `zoom` cuts out a random part, with a side of 1 - zoom to 1 of the image's, and
     resizes it (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, section 6).
@@ -31,34 +34,36 @@ class View:
     def __init__(
         self, images: "npt.NDArray[np.uint8] | Rows", number: int, settings: "Features"
     ) -> None:
-        self._images = images
+        self._images, self._number, self._settings = images, number, settings
         self._mirrored = settings.flip and number % 2 == 1
-        height, width = images.shape[1:3]
-        self._shift = int(settings.shift * min(height, width)) if number else 0
-        rng = np.random.default_rng((settings.seed, number))
-        self._offsets = rng.integers(0, 2 * self._shift + 1, (2, len(images), 1), np.int16)
-        self._boxes = None
-        if number and settings.zoom:
-            scale, left, top = rng.random((3, len(images)))
-            scale = 1 - settings.zoom * scale
-            left, top = left * (1 - scale), top * (1 - scale)
-            boxes = np.stack([left, top, left + scale, top + scale], axis=1)
-            self._boxes = boxes.clip(0, 1) * (width, height, width, height)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, part: slice) -> npt.NDArray[np.uint8]:
         images = np.asarray(self._images[part])
-        if self._boxes is not None:
-            images = np.stack(list(map(_cropped, images, self._boxes[part])))
+        if self._number == 0:
+            return images
+        n, height, width, _ = images.shape
+        shift = int(self._settings.shift * min(height, width))
+        draws = np.array([self._draws(image) for image in images]).reshape(n, 5)
+        offsets = (draws[:, :2] * (2 * shift + 1)).astype(np.int64) - shift
+        if self._settings.zoom:
+            scale = 1 - self._settings.zoom * draws[:, 2:3]
+            corner = draws[:, 3:] * (1 - scale)
+            boxes = np.hstack([corner, corner + scale]).clip(0, 1) * (width, height, width, height)
+            images = np.array(list(map(_cropped, images, boxes))).reshape(images.shape)
         if self._mirrored:
             images = images[:, :, ::-1]
-        n, height, width, _ = images.shape
-        top, left = self._offsets[:, part] - self._shift
-        rows = _reflected(np.arange(height) + top, height)
-        columns = _reflected(np.arange(width) + left, width)
+        rows = _reflected(np.arange(height) + offsets[:, :1], height)
+        columns = _reflected(np.arange(width) + offsets[:, 1:], width)
         return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+    def _draws(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Draw five numbers in [0, 1) for an image: its digest, so other images do not matter."""
+        drawn = hashlib.sha256(json.dumps([self._settings.seed, self._number]).encode())
+        drawn.update(np.ascontiguousarray(image).data)
+        return np.frombuffer(drawn.digest(), "<u4")[:5] / 2**32
 
 
 def _cropped(image: npt.NDArray[np.uint8], box: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,165 @@
+"""The frozen prefix on a Ray cluster: each node computes some pieces of the images.
+
+Used by `features` if RAY_ADDRESS is set; otherwise Ray is not imported. See docs/cluster.md.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from itertools import cycle
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.data.activations import Forward, Prefix, batched
+from stages.errors import PipelineError, reason
+from stages.nets.backbone import Backbone
+from stages.paths import WEIGHTS
+from stages.runtime import description, set_up
+from stages.training import cpu
+
+if TYPE_CHECKING:
+    from stages.params import Params
+
+ADDRESS, ANY_NODE = "RAY_ADDRESS", "CLUSTER_ANY_NODE"  # environment variables
+OUTSTANDING = 2  # pieces per node: one is computed while another is sent
+HEAD, NODE, KILLED = 20, 300, 5  # seconds to wait for an answer of each
+
+
+def forward(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> Forward:
+    """Connect to the cluster at RAY_ADDRESS; start an actor on each node that fits.
+
+    Args:
+        params: of params.yaml.
+        image_shape: of the raw images, (height, width, 3).
+        prefix: the local one.
+
+    Returns:
+        uint8 images (height, width, 3) -> float16 activations (*prefix.shape), in the same order.
+        It raises PipelineError if a node is lost, and as `prefix` does.
+
+    Raises:
+        PipelineError: Ray is missing, it cannot connect, or no node fits.
+    """
+    ray = _connected(os.environ[ADDRESS])
+    actors = _fitting(ray, params, image_shape)
+    print(f"cluster: computing on {', '.join(actors)}", flush=True)
+    return partial(_computed, ray, actors, ray.put(np.fromfile(WEIGHTS, np.uint8)), prefix.piece)
+
+
+class _Actor:
+    def __init__(self, params: "Params", image_shape: tuple[int, ...]) -> None:
+        self._params, self._image_shape = params, image_shape
+        self._prefix: Prefix | None = None
+
+    def description(self) -> dict[str, Any]:
+        return description()
+
+    def compute(self, weights: npt.NDArray, piece: npt.NDArray) -> npt.NDArray[np.float16]:
+        if self._prefix is None:  # as in the stage `features`
+            settings = self._params.features
+            set_up(settings.seed)
+            cpu.set_up()
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, WEIGHTS.name)
+                weights.tofile(path)
+                backbone = Backbone(self._params.backbone, self._image_shape, path)
+            self._prefix = Prefix(backbone.frozen_prefix(), settings.batch_size)
+        return np.stack(list(self._prefix(piece)))
+
+
+def _connected(address: str) -> Any:
+    try:
+        import ray
+    except ImportError:
+        remedy = "`pip install --require-hashes -r requirements-cluster.txt`, or unset RAY_ADDRESS"
+        raise PipelineError(f"{ADDRESS} is set, but Ray is missing: {remedy}") from None
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # which Ray replaces
+    try:
+        host, _, port = address.rpartition(":")
+        # Where nobody listens, `ray.init` tries for minutes and may end the process.
+        socket.create_connection((host, int(port)), HEAD).close()
+        # With py_modules, a checkout on a node at this project's path would be imported instead.
+        with tempfile.TemporaryDirectory() as sent:
+            code, ignored = Path(__file__).parent, shutil.ignore_patterns("__pycache__")
+            shutil.copytree(code, Path(sent, code.name), ignore=ignored)
+            silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+            ray.init(address, runtime_env={"working_dir": sent}, **silent)
+    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        raise PipelineError(
+            f"{ADDRESS}={address}: {reason(error)}; expected host:port of a running head node, "
+            "and the same token here and there (docs/cluster.md)"
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    return ray
+
+
+def _fitting(ray: Any, *arguments: Any) -> dict[str, Any]:
+    """Return an actor on each node whose environment is that of this process, by its address."""
+    actor = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=-1)(_Actor)
+    actors = {}
+    for node in filter(itemgetter("Alive"), ray.nodes()):
+        name = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+        pin = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], False)
+        actors[name] = actor.options(scheduling_strategy=pin).remote(*arguments)
+    here = description()
+    answers = {name: actor.description.remote() for name, actor in actors.items()}
+    for name, answer in answers.items():
+        try:
+            there = ray.get(answer, timeout=NODE)
+            keys = sorted({*here, *there} - {"OMP_NUM_THREADS"})  # Ray sets it
+            pairs = [(key, there.get(key), here.get(key)) for key in keys]
+            fault = "; ".join(f"{key} is {a!r}, here {b!r}" for key, a, b in pairs if a != b)
+            used = not fault or ANY_NODE in os.environ
+        except ray.exceptions.RayError as error:
+            fault, used = reason(getattr(error, "cause", None) or error), False
+        if fault:
+            print(f"cluster: {name} is {'used' if used else 'left out'}: {fault}", flush=True)
+        if not used:
+            ray.kill(actors.pop(name))
+    if not actors:
+        raise PipelineError(
+            f"cluster: no node has this process's environment, see above; {ANY_NODE}=1 accepts "
+            "others, whose results differ by rounding"
+        )
+    return actors
+
+
+def _computed(
+    ray: Any, actors: dict[str, Any], weights: Any, size: int, images: Iterator[npt.NDArray]
+) -> Iterator[npt.NDArray[np.float16]]:
+    """Send pieces to the nodes in turn, yield activations in the same order."""
+    pending: deque[Any] = deque()
+    turn = cycle(actors.values())
+    try:
+        for piece in batched(images, size):
+            pending.append(next(turn).compute.remote(weights, piece))
+            if len(pending) == OUTSTANDING * len(actors):
+                yield from ray.get(pending[0])
+                pending.popleft()
+        while pending:
+            yield from ray.get(pending[0])
+            pending.popleft()
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, PipelineError) else error from None
+    except ray.exceptions.RayError as error:
+        raise PipelineError(
+            f"cluster: a node is lost: {reason(error)}; `dvc repro` continues with the others"
+        ) from None
+    finally:
+        if pending:  # an error, or Ctrl-C: at exit, Ray would write about each of them
+            for activations in pending:
+                ray.cancel(activations)
+            for actor in actors.values():
+                ray.kill(actor)
+            ray.wait(list(pending), num_returns=len(pending), timeout=KILLED)

@@ -1,0 +1,223 @@
+"""The stage `features` on a real Ray cluster, whose nodes are all on this machine."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from stages import cluster
+from stages.data.activations import KEY
+from stages.errors import PipelineError
+from stages.files import digest
+from stages.runtime import description
+from tests.conftest import LIMIT, Project, one_line
+
+pytestmark = pytest.mark.cluster
+TOKEN = "1" * 64
+FIRST_KEYS = "data/checkpoint/features/train_view0.keys"
+OUTPUTS = ("data/features", "data/keys")
+DIFFERENT = "ONEDNN_MAX_CPU_ISA"
+
+
+class Nodes:
+    """A head node and another, as after `ray start`."""
+
+    def __init__(self, folder: str) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = Path(folder)
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"temp_dir": folder, "include_dashboard": False}
+        )
+        self.second = self.cluster.add_node()
+
+    @staticmethod
+    def name(node: Any) -> str:
+        return f"{node.node_ip_address}:{node.node_manager_port}"
+
+    def alive(self) -> int:
+        return 1 + len(self.cluster.worker_nodes)
+
+    def actors(self) -> list[int]:
+        """Return the processes of actors that compute or wait."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                title, where = (entry / "cmdline").read_bytes(), (entry / "cwd").readlink()
+            except OSError:
+                continue
+            if title.startswith(b"ray::_Actor") and where.is_relative_to(self.folder):
+                found.append(int(entry.name))
+        return found
+
+    def built(self) -> int:
+        """Return how many processes have built a prefix: each prints its environment."""
+        logs = self.folder.glob("session_2*/logs/worker-*.out")
+        return sum('{"python":' in log.read_text() for log in logs)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    # A path of pytest's own would be too long for a socket.
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN", TOKEN)
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environment.delenv("RAY_ADDRESS", raising=False)
+        pytest.importorskip("ray", reason="requirements-dev.txt is not installed")  # reads these
+        started = Nodes(folder)
+        yield started
+        started.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def computed(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose features were computed without a cluster, in pieces of 20 images."""
+    project = fresh.copy(tmp_path_factory.mktemp("computed"))
+    project.set(features={"batch_size": 10})
+    code = project.folder / "stages/data/activations.py"
+    text = code.read_text()
+    assert text.count("min(1_000, ") == 1
+    code.write_text(text.replace("min(1_000, ", "min(20, "))
+    for stage in ("download", "backbone", "preprocess", "features"):
+        done = project.stage(stage)
+        assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.fixture
+def project(computed: Project, nodes: Nodes, tmp_path: Path) -> Project:
+    """The project without its features, with the cluster's address."""
+    project = computed.copy(tmp_path)
+    for name in OUTPUTS:
+        shutil.rmtree(project.folder / name)
+    project.environment |= {
+        "RAY_ADDRESS": nodes.cluster.address,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+    }
+    return project
+
+
+def features(project: Project) -> dict[str, str]:
+    files = [path for name in OUTPUTS for path in (project.folder / name).iterdir()]
+    assert len(files) == 6
+    return {path.name: digest(path) for path in files}
+
+
+def half_way(project: Project, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until some activations are on the disk."""
+    keys = project.folder / FIRST_KEYS
+    project.wait_until(lambda: keys.exists() and keys.stat().st_size > 0)
+    assert process.poll() is None
+    assert keys.stat().st_size < 270 * KEY
+
+
+def test_two_nodes_compute_the_same_bytes_though_a_process_is_killed(
+    project: Project, computed: Project, nodes: Nodes
+) -> None:
+    """A third node, whose environment differs, is left out."""
+    built = nodes.built()
+    node = nodes.cluster.add_node(env_vars={DIFFERENT: "AVX2"})
+    with project.start("python3", "-m", "stages", "features") as process:
+        half_way(project, process)
+        os.kill(nodes.actors()[0], signal.SIGKILL)
+        assert process.wait(LIMIT) == 0, project.log.read_text()
+    nodes.cluster.remove_node(node)
+    said = project.log.read_text()
+    fitting = {nodes.name(each) for each in (nodes.cluster.head_node, nodes.second)}
+    assert f"cluster: {nodes.name(node)} is left out: {DIFFERENT} is 'AVX2', here None\n" in said
+    assert set(re.findall(r"computing on (\S+), (\S+)\n", said)[0]) == fitting
+    assert "train_view1: 270 images, 270 computed" in said
+    assert "is lost" not in said
+    assert nodes.built() == built + 3  # on two nodes, one of them twice
+    assert features(project) == features(computed)
+
+
+def test_another_run_finishes_what_was_interrupted(
+    project: Project, computed: Project, nodes: Nodes
+) -> None:
+    with project.start("python3", "-m", "stages", "features") as process:
+        half_way(project, process)
+        process.send_signal(signal.SIGTERM)  # like Ctrl-C, but Ray replaces its handler
+        assert process.wait(LIMIT) == 130
+    assert project.log.read_text().endswith("\nfeatures: interrupted; run `dvc repro` to resume\n")
+    project.wait_until(lambda: not nodes.actors())  # they end with the run
+    size = (project.folder / FIRST_KEYS).stat().st_size
+    done = project.stage("features")
+    assert done.returncode == 0, done.stderr
+    assert f"train_view0: 270 images, {270 - size // KEY} computed" in done.stdout
+    assert features(project) == features(computed)
+
+
+def test_where_nobody_listens_the_error_is_one_line(project: Project) -> None:
+    failed = project.stage("features", RAY_ADDRESS="127.0.0.1:9")
+    assert one_line(failed).startswith("error: RAY_ADDRESS=127.0.0.1:9: [Errno 111] Connection ref")
+
+
+@pytest.mark.parametrize("address", ["auto", "ray://localhost:10001"])
+def test_another_address_than_host_and_port_is_named(
+    address: str, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(PipelineError, match=f"{address}: .*; expected host:port of a running head"):
+        cluster.forward(None, (32, 32, 3), None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ray(nodes: Nodes) -> Iterator[Any]:
+    module = cluster._connected(nodes.cluster.address)
+    yield module
+    module.shutdown()
+
+
+def test_nodes_that_differ_are_used_only_if_asked_for(
+    ray: Any, nodes: Nodes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = description() | {"keras": "2.15.0", "OMP_NUM_THREADS": "7"}
+    monkeypatch.setattr(cluster, "description", lambda: here)
+    fault = f"keras is '{version('keras')}', here '2.15.0'\n"
+    with pytest.raises(PipelineError, match=f"no node has .*{cluster.ANY_NODE}=1"):
+        cluster._fitting(ray, None, None)
+    said = capsys.readouterr().out
+    assert said.count(f" is left out: {fault}") == said.count("cluster: ") == nodes.alive()
+    monkeypatch.setenv(cluster.ANY_NODE, "1")
+    assert len(cluster._fitting(ray, None, None)) == nodes.alive()
+    said = capsys.readouterr().out
+    assert said.count(f" is used: {fault}") == said.count("cluster: ") == nodes.alive()
+
+
+def test_an_error_is_that_of_the_prefix_or_of_the_node(ray: Any) -> None:
+    class Actor:  # pickled by value, because it is local
+        def compute(self, number: int, piece: npt.NDArray) -> npt.NDArray:
+            if number:
+                os._exit(number)
+            raise PipelineError("an activation of 1e+05 does not fit float16")
+
+    def computed(number: int) -> list[npt.NDArray]:
+        actor = ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)(Actor).remote()
+        images = iter(np.zeros((3, 1, 1, 3), np.uint8))
+        return list(cluster._computed(ray, {"a node": actor}, number, 1, images))
+
+    with pytest.raises(PipelineError, match=r"^an activation of 1e\+05 does not fit float16$"):
+        computed(0)
+    with pytest.raises(PipelineError, match=r"^cluster: a node is lost: .*died"):
+        computed(1)
+
+
+def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "localhost:6379")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(PipelineError, match=r"--require-hashes -r requirements-cluster\.txt"):
+        cluster.forward(None, (32, 32, 3), None)  # type: ignore[arg-type]
