@@ -86,7 +86,7 @@ def _connected(address: str) -> Any:
     on_sigterm = signal.getsignal(signal.SIGTERM)  # which Ray replaces
     try:
         host, _, port = address.rpartition(":")
-        # Where nobody listens, `ray.init` tries for minutes and may end the process.
+        # If no server listens, `ray.init` tries for minutes and may end the process.
         socket.create_connection((host, int(port)), HEAD).close()
         # With py_modules, a checkout on a node at this project's path would be imported instead.
         with tempfile.TemporaryDirectory() as sent:
@@ -151,7 +151,9 @@ def _computed(
             yield from ray.get(pending[0])
             pending.popleft()
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, PipelineError) else error from None
+        if isinstance(error.cause, PipelineError):
+            raise error.cause from None
+        raise PipelineError(f"cluster: a node failed: {reason(error.cause or error)}") from error
     except ray.exceptions.RayError as error:
         raise PipelineError(
             f"cluster: a node is lost: {reason(error)}; `dvc repro` continues with the others"

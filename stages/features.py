@@ -17,8 +17,8 @@ from stages.training import cpu
 if TYPE_CHECKING:
     from stages.params import Params
 
-# Dependencies and settings that select pixels, which are in each row's key.
-PIXELS = ("data/processed/", "stages/data/dataset.py", "stages/data/views.py", "features")
+# Dependencies that select pixels, which are in each row's key.
+PIXELS = ("data/processed/", "stages/data/dataset.py", "stages/data/views.py")
 
 
 def main(params: "Params") -> None:
@@ -31,10 +31,10 @@ def main(params: "Params") -> None:
     print(backbone, flush=True)
     prefix = Prefix(backbone.frozen_prefix(), settings.batch_size)
     train, dev = data.images("train"), data.images("dev")
-    run = fingerprint("features", params, description())
+    run = fingerprint("features", params, {})
     folders = paths.FEATURES, paths.KEYS, paths.UNFINISHED_FEATURES
     store = Store(*folders, run, basis(params))
-    if store.known and not prefix.is_independent(dev[: settings.batch_size]):
+    if store.known and not prefix.is_independent(train[: settings.batch_size]):
         print("activations depend on the other images of a batch here: all are computed again")
         store.known = {}
     on_cluster = cluster.ADDRESS in os.environ
@@ -49,8 +49,8 @@ def basis(params: "Params") -> str:
     """Name what an image's activations depend on beside its pixels."""
     files = [file for file in dependencies("features") if not str(file).startswith(PIXELS)]
     digests = {str(file): digest(file) for file in files}
-    names = {
-        name: value for name, value in of_stage("features", params).items() if name not in PIXELS
-    }
+    settings = of_stage("features", params)
+    del settings["features"]  # pixels, too, but for this:
+    settings["batch_size"] = params.features.batch_size
     bits = description() | {cluster.ANY_NODE: os.environ.get(cluster.ANY_NODE)}
-    return json.dumps([names, params.features.batch_size, digests, bits])
+    return json.dumps([settings, digests, bits])

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.data.activations import KEY, Prefix, Store
@@ -86,7 +86,8 @@ CONVOLVING = Prefix(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2
 @given(st.permutations(range(35)), st.integers(1, 35))
 def test_other_images_of_a_batch_change_no_bit(order: list[int], count: int) -> None:
     """Unless `is_independent` tells so, which depends on the net and the processor."""
-    assume(CONVOLVING.is_independent(IMAGES[:10]))
+    if not CONVOLVING.is_independent(IMAGES[:10]):
+        pytest.skip("on this processor a convolution depends on the rest of the batch")
     some = order[:count]
     rows = np.stack([*CONVOLVING(IMAGES[:35])])
     np.testing.assert_array_equal(np.stack([*CONVOLVING(IMAGES[some])]), rows[some])
@@ -111,31 +112,34 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, limit: int) -> None:
 
 def test_rows_of_an_interrupted_run_serve_another(tmp_path: Path) -> None:
     interrupted(tmp_path, IMAGES, 2100)
-    interrupted(tmp_path, IMAGES[::-1], 0, run="another")
-    assert computed(tmp_path, IMAGES[1:], run="a third") == 2499  # only the last is kept
+    interrupted(tmp_path, IMAGES[::-1], 0, run="another")  # stores nothing
+    assert computed(tmp_path, IMAGES[1:], run="a third") == 500
     interrupted(tmp_path, IMAGES, 2100)
     assert computed(tmp_path, IMAGES[1:][::-1], run="another") == 500
     interrupted(tmp_path, IMAGES, 2100)
     assert computed(tmp_path, IMAGES, run="another", basis="another") == 2500
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.keys"])
-@pytest.mark.parametrize("size", [None, 0, 1, 100, 1000])
-def test_what_a_kill_has_damaged_is_computed_again(
-    tmp_path: Path, name: str, size: int | None
+@pytest.mark.parametrize("run", ["run", "another"])
+@pytest.mark.parametrize("name", ["arrays/a.npy", "keys/a.keys"])
+@pytest.mark.parametrize("size", [None, 0, 1, 100, 10_000])
+def test_damaged_files_of_an_interrupted_run_are_computed_again(
+    tmp_path: Path, name: str, size: int | None, run: str
 ) -> None:
-    """Of another run: files are missing or truncated anywhere."""
+    """Missing or truncated anywhere, continued or copied from."""
     interrupted(tmp_path, IMAGES, 2100)
     path = tmp_path / "work" / name
     path.unlink() if size is None else path.write_bytes(path.read_bytes()[:size])
-    kept = 1000 // KEY if (name, size) == ("a.keys", 1000) else 3 if size == 100 else 0
-    kept = kept if name == "a.keys" else 0
-    assert computed(tmp_path, IMAGES, run="another") == 2500 - kept
+    kept = (size or 0) // KEY if name == "keys/a.keys" else 0
+    if run == "run":
+        kept = kept // 1000 * 1000  # whole pieces
+    assert computed(tmp_path, IMAGES, run=run) == 2500 - kept
+    assert computed(tmp_path, IMAGES, run=run) == 2500  # nothing was left to be copied
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_output(tmp_path: Path) -> None:
     running = store(tmp_path)
-    (tmp_path / "work/a.npy").symlink_to("/dev/full")
+    (tmp_path / "work/arrays/a.npy").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         running.add("a", IMAGES[:5], prefix(), prefix())
     assert not (tmp_path / "features").exists()

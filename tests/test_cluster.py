@@ -25,7 +25,7 @@ from tests.conftest import LIMIT, Project, one_line
 
 pytestmark = pytest.mark.cluster
 TOKEN = "1" * 64
-FIRST_KEYS = "data/checkpoint/features/train_view0.keys"
+FIRST_KEYS = "data/checkpoint/features/keys/train_view0.keys"
 OUTPUTS = ("data/features", "data/keys")
 DIFFERENT = "ONEDNN_MAX_CPU_ISA"
 

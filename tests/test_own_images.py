@@ -120,7 +120,10 @@ def test_a_link_or_an_archive_instead_changes_nothing(own: Project, tmp_path: Pa
 
 
 def test_only_activations_of_new_photos_are_computed(own: Project, tmp_path: Path) -> None:
-    """An edited label computes none, a removed photo none; the bytes are those of a whole run."""
+    """Of a photo in another class, or a removed one, none; the bytes are those of a whole run.
+
+    Rows that are damaged in the cache are not copied.
+    """
     project = own.copy(tmp_path)
     photos = project.folder / PHOTOS
     for number, image in enumerate(draw(np.zeros(20, int), seed=8)):
@@ -132,12 +135,17 @@ def test_only_activations_of_new_photos_are_computed(own: Project, tmp_path: Pat
     train, dev = (len(labels[0][part]) - len(labels[1][part]) for part in ("train", "dev"))
     said = project.dvc("repro", "features").stdout
     counts = [int(count) for count in re.findall(r"(\d+) computed", said)]
-    if "depend on the other images" not in said:
+    if "depend on the other images" in said:
+        assert counts == [len(labels[0]["train"])] * 2 + [len(labels[0]["dev"])]
+    else:
         assert train + 1 >= counts[0] >= train > 0
         assert counts[1] == counts[0]
         assert dev + 1 >= counts[2] >= dev
     found = project.outputs()
-    shutil.rmtree(project.folder / ".dvc/cache")
+    for path in (project.folder / ".dvc/cache/files/md5").rglob("*"):
+        if path.is_file() and path.read_bytes().startswith(b"\x93NUMPY"):
+            path.chmod(0o644)
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
     afresh = project.dvc("repro", "--force", "--single-item", "features")
     total = sum(map(int, re.findall(r"(\d+) computed", afresh.stdout)))
     assert total == 2 * len(labels[0]["train"]) + len(labels[0]["dev"])

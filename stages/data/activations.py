@@ -25,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from stages.errors import PipelineError
-from stages.files import mapped
+from stages.files import digest, mapped
 
 if TYPE_CHECKING:
     from stages.data.dataset import Rows
@@ -46,14 +46,15 @@ class Prefix:
 
     Attributes:
         shape: of an image's activations.
-        piece: images after which results are safe from a kill, or sent over a network: whole
-            batches, about 1,000 images, fewer if their activations exceed 64 MiB.
+        piece: images after which results are flushed to disk, or sent over a network: whole
+            batches, about 1,000 images, fewer if they or their activations exceed 64 MiB.
     """
 
     def __init__(self, model: keras.Model, batch_size: int) -> None:
         self._model, self._size = model, batch_size
         self.shape = tuple(model.output_shape[1:])
-        images = min(1_000, 2**26 // (2 * math.prod(self.shape)) + 1)
+        largest = max(2 * math.prod(self.shape), math.prod(model.input_shape[1:]))  # bytes
+        images = min(1_000, 2**26 // largest + 1)
         self.piece = math.ceil(images / batch_size) * batch_size
 
     def __call__(self, images: Iterable[npt.NDArray]) -> Iterator[npt.NDArray[np.float16]]:
@@ -100,18 +101,20 @@ class Store:
     """
 
     def __init__(self, arrays: Path, keys: Path, work: Path, run: str, basis: str) -> None:
-        self._outputs = {".npy": arrays, ".keys": keys}
-        self._work, self._mark = work, work / "run"
+        self._outputs = {work / "arrays": arrays, work / "keys": keys}
         self._basis = hashlib.sha256(basis.encode())
-        self._interrupted = work.with_name(f"{work.name}.interrupted")
-        run += basis
-        if work.exists() and not (self._mark.exists() and self._mark.read_text() == run):
-            shutil.rmtree(self._interrupted, ignore_errors=True)
-            work.rename(self._interrupted)
-        work.mkdir(parents=True, exist_ok=True)
-        self._mark.write_text(run)
-        left = {path.name: path for path in self._interrupted.glob("*")}
-        self.known = dict(_rows(cached(self._outputs.values()))) | dict(_rows(left))
+        self._work, self._interrupted = work, work.with_name(f"{work.name}.interrupted")
+        mark, run = work / "run", run + basis
+        if not (mark.exists() and mark.read_text() == run):
+            if any(path.stat().st_size for path in work.glob("keys/*")):
+                shutil.rmtree(self._interrupted, ignore_errors=True)
+                work.rename(self._interrupted)
+            shutil.rmtree(work, ignore_errors=True)
+        for folder in self._outputs:
+            folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(run)
+        self.known = dict(_rows(cached(self._outputs.values())))
+        self.known.update(_rows({path.name: path for path in self._interrupted.glob("*/*")}))
 
     def add(
         self, name: str, images: "npt.NDArray | Rows | View", prefix: Prefix, forward: Forward
@@ -122,17 +125,18 @@ class Store:
             PipelineError: of `forward`.
             OSError: they do not fit on the disk.
         """
-        path, count = self._work / f"{name}.npy", len(images)
-        done = _begin(path, (count, *prefix.shape), prefix.piece)
+        path, count = self._work / "arrays" / f"{name}.npy", len(images)
+        key_path = self._work / "keys" / f"{name}.keys"
+        done = _begin(path, key_path, (count, *prefix.shape), prefix.piece)
         found = self._keyed(images, done, forward)
         shown = tqdm(found, name, count, initial=done, unit="image", mininterval=2, disable=None)
         rows = iter(shown)
         # write(), not a memory map: a full disk raises OSError instead of SIGBUS.
-        with path.open("r+b") as file, path.with_suffix(".keys").open("ab") as keys:
+        with path.open("r+b") as file, key_path.open("ab") as keys:
             file.seek((done - count) * 2 * math.prod(prefix.shape), os.SEEK_END)
             while piece := list(islice(rows, prefix.piece)):
                 file.writelines(row.data for _, row in piece)
-                # Keys after their rows, on the disk too: no key stands for a row that is lost.
+                # Keys after their rows, on the disk too, so that a stored key implies a stored row.
                 file.flush()
                 os.fsync(file.fileno())
                 keys.write(b"".join(key for key, _ in piece))
@@ -165,12 +169,10 @@ class Store:
 
     def finish(self) -> None:
         """Move what was written to the output folders."""
-        self._mark.unlink()
-        for suffix, folder in self._outputs.items():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            for path in self._work.glob(f"*{suffix}"):
-                shutil.move(path, folder)
+        for folder, output in self._outputs.items():
+            shutil.rmtree(output, ignore_errors=True)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder, output)
         for folder in (self._work, self._interrupted):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -194,16 +196,19 @@ def cached(outputs: Collection[Path]) -> dict[str, Path]:
     https://dvc.org/doc/user-guide/project-structure/internal-files.
     """
     files: dict[str, Path] = {}
-    # No DVC, no run yet, or not in this cache: all is computed.
-    with contextlib.suppress(OSError, LookupError, ValueError, subprocess.SubprocessError):
+    # No DVC, no run yet, not in this cache, or damaged there: all is computed.
+    with contextlib.suppress(Exception):
         lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))
         outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+        digests = [out["md5"] for out in outs if Path(out["path"]) in outputs]
         command = [sys.executable, "-m", "dvc", "cache", "dir"]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         cache = Path(result.stdout.strip(), "files", "md5")
-        for digest in (out["md5"] for out in outs if Path(out["path"]) in outputs):
-            for file in json.loads((cache / digest[:2] / digest[2:]).read_text(encoding="utf-8")):
-                files[file["relpath"]] = cache / file["md5"][:2] / file["md5"][2:]
+        for md5 in digests:
+            for file in json.loads((cache / md5[:2] / md5[2:]).read_text(encoding="utf-8")):
+                path = cache / file["md5"][:2] / file["md5"][2:]
+                if digest(path, "md5") == file["md5"]:
+                    files[file["relpath"]] = path
     return files
 
 
@@ -218,17 +223,18 @@ def _rows(files: dict[str, Path]) -> Iterator[tuple[bytes, tuple[npt.NDArray[np.
                     yield keys[number * KEY : (number + 1) * KEY], (array, number)
 
 
-def _begin(path: Path, shape: tuple[int, ...], piece: int) -> int:
+def _begin(path: Path, keys: Path, shape: tuple[int, ...], piece: int) -> int:
     """Make the file of an array, all zeros yet, unless it is there; return how many rows are."""
-    keys = path.with_suffix(".keys")
-    if path.exists() and keys.exists():
-        done = keys.stat().st_size // KEY
-        done = done if done == shape[0] else done // piece * piece
-        os.truncate(keys, done * KEY)
-        return done
-    with path.open("wb") as file:
-        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + 2 * math.prod(shape))
+    done = 0
+    with contextlib.suppress(OSError, PipelineError):
+        if mapped(path).shape == shape:
+            done = keys.stat().st_size // KEY
+            done = done if done == shape[0] else done // piece * piece
+    if not done:
+        with path.open("wb") as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + 2 * math.prod(shape))
     keys.touch()
-    return 0
+    os.truncate(keys, done * KEY)
+    return done
