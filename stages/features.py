@@ -35,7 +35,7 @@ def main(params: "Params") -> None:
     folders = paths.FEATURES, paths.KEYS, paths.UNFINISHED_FEATURES
     store = Store(*folders, run, basis(params))
     if store.known and not prefix.is_independent(train[: settings.batch_size]):
-        print("activations depend on the other images of a batch here: all are computed again")
+        print("activations depend on the rest of a batch: all rows are computed, none copied")
         store.known = {}
     on_cluster = cluster.ADDRESS in os.environ
     forward = cluster.forward(params, data.image_shape, prefix) if on_cluster else prefix
@@ -50,7 +50,7 @@ def basis(params: "Params") -> str:
     files = [file for file in dependencies("features") if not str(file).startswith(PIXELS)]
     digests = {str(file): digest(file) for file in files}
     settings = of_stage("features", params)
-    del settings["features"]  # pixels, too, but for this:
-    settings["batch_size"] = params.features.batch_size
+    # Of this section, only `batch_size` matters to a row; the others select pixels.
+    settings["features"] = params.features.batch_size
     bits = description() | {cluster.ANY_NODE: os.environ.get(cluster.ANY_NODE)}
     return json.dumps([settings, digests, bits])

@@ -23,7 +23,7 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (2500, 8, 8, 3)).astype(np.ui
 
 def prefix() -> Prefix:
     pooling = keras.layers.AveragePooling2D(2)  # the same bits in any batch on any processor
-    return Prefix(keras.Sequential([keras.Input((8, 8, 3)), pooling]), batch_size=10)
+    return Prefix(keras.Sequential([keras.Input((8, 8, 3)), pooling]), batch_size=50)
 
 
 def store(top: Path, run: str = "run", basis: str = "basis") -> Store:
