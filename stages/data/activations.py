@@ -104,7 +104,7 @@ class Store:
         self._outputs = {work / "arrays": arrays, work / "keys": keys}
         self._basis = hashlib.sha256(basis.encode())
         self._work, self._interrupted = work, work.with_name(f"{work.name}.interrupted")
-        mark, run = work / "run", run + basis
+        mark, run = work / "run", hashlib.sha256((run + basis).encode()).hexdigest()
         if not (mark.exists() and mark.read_text() == run):
             if any(path.stat().st_size for path in work.glob("keys/*")):
                 shutil.rmtree(self._interrupted, ignore_errors=True)
@@ -125,10 +125,31 @@ class Store:
             PipelineError: of `forward`.
             OSError: they do not fit on the disk.
         """
-        path, count = self._work / "arrays" / f"{name}.npy", len(images)
+        path = self._work / "arrays" / f"{name}.npy"
         key_path = self._work / "keys" / f"{name}.keys"
+        try:
+            self._write(path, key_path, images, prefix, forward)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            if not (key_path.exists() and key_path.stat().st_size):  # nothing to resume from
+                path.unlink(missing_ok=True)
+                key_path.unlink(missing_ok=True)
+            raise
+        size = path.stat().st_size / 2**20
+        print(f"{name}: {len(images)} images, {self.computed} computed, {size:.0f} MiB", flush=True)
+
+    def _write(
+        self,
+        path: Path,
+        key_path: Path,
+        images: "npt.NDArray | Rows | View",
+        prefix: Prefix,
+        forward: Forward,
+    ) -> None:
+        count = len(images)
         done = _begin(path, key_path, (count, *prefix.shape), prefix.piece)
         found = self._keyed(images, done, forward)
+        name = path.stem
         shown = tqdm(found, name, count, initial=done, unit="image", mininterval=2, disable=None)
         rows = iter(shown)
         # write(), not a memory map: a full disk raises OSError instead of SIGBUS.
@@ -141,8 +162,6 @@ class Store:
                 os.fsync(file.fileno())
                 keys.write(b"".join(key for key, _ in piece))
                 keys.flush()
-        size = path.stat().st_size / 2**20
-        print(f"{name}: {count} images, {self.computed} computed, {size:.0f} MiB", flush=True)
 
     def _keyed(
         self, images: "npt.NDArray | Rows | View", start: int, forward: Forward
