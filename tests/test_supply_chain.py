@@ -45,7 +45,8 @@ def pins(name: str, python: str) -> dict[str, str]:
         if not entry["marker"] or Marker(entry["marker"]).evaluate(environment=dict(here))
     ]
     names = [canonicalize_name(entry["name"]) for entry in chosen]
-    assert len(names) == len(set(names)) > 10, "none, or two versions for one Python"
+    least = 10 if name == CLUSTER else 20  # packages
+    assert len(names) == len(set(names)) > least, "none, or two versions for one Python"
     return dict(zip(names, (entry["version"] for entry in chosen), strict=True))
 
 
