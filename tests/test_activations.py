@@ -74,10 +74,11 @@ def test_what_is_stored_is_what_the_model_gives(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored, expected)
 
 
-def test_an_activation_beyond_float16_is_an_error() -> None:
+def test_an_activation_beyond_float16_is_an_error(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1e5)])
-    with pytest.raises(PipelineError, match=r"an activation of 1e\+05 does not fit float16"):
-        list(Prefix(model, batch_size=2)(np.ones((3, 2))))
+    beyond = Prefix(model, batch_size=2)
+    with pytest.raises(PipelineError, match=r"a: an activation of 1e\+05 does not fit float16"):
+        store(tmp_path).add("a", np.ones((3, 2)), beyond, beyond)
 
 
 CONVOLVING = Prefix(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]), 10)

@@ -129,6 +129,8 @@ class Store:
         key_path = self._work / "keys" / f"{name}.keys"
         try:
             self._write(path, key_path, images, prefix, forward)
+        except PipelineError as error:
+            raise PipelineError(f"{name}: {error}") from error
         except OSError as error:
             error.filename = error.filename or str(path)
             if not (key_path.exists() and key_path.stat().st_size):  # nothing to resume from
@@ -220,6 +222,8 @@ def cached(outputs: Collection[Path]) -> dict[str, Path]:
         lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))
         outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
         digests = [out["md5"] for out in outs if Path(out["path"]) in outputs]
+        if not digests:  # saves the start of DVC
+            return files
         command = [sys.executable, "-m", "dvc", "cache", "dir"]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         cache = Path(result.stdout.strip(), "files", "md5")
