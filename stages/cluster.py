@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ADDRESS, ANY_NODE = "RAY_ADDRESS", "CLUSTER_ANY_NODE"  # environment variables
 OUTSTANDING = 2  # pieces per node: one is computed while another is sent
-HEAD, NODE, KILLED = 20, 300, 5  # seconds to wait for an answer of each
+HEAD, NODE = 20, 300  # seconds to wait for an answer of each
 
 
 def forward(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> Forward:
@@ -162,6 +162,4 @@ def _computed(
         if pending:  # an error, or Ctrl-C: at exit, Ray would write about each of them
             for activations in pending:
                 ray.cancel(activations)
-            for actor in actors.values():
-                ray.kill(actor)
-            ray.wait(list(pending), num_returns=len(pending), timeout=KILLED)
+            ray.shutdown()  # ends the actors too
