@@ -10,8 +10,8 @@ import signal
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import cycle
 from operator import itemgetter
 from pathlib import Path
@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.activations import Forward, Prefix, batched
+from stages.data.activations import Prefix, batched
 from stages.errors import PipelineError, reason
-from stages.nets.backbone import Backbone
 from stages.paths import WEIGHTS
-from stages.runtime import description, set_up
-from stages.training import cpu
+from stages.runtime import description
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -35,7 +33,7 @@ OUTSTANDING = 2  # pieces per node: one is computed while another is sent
 HEAD, NODE = 20, 300  # seconds to wait for an answer of each
 
 
-def forward(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> Forward:
+def connect(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> "Cluster":
     """Connect to the cluster at RAY_ADDRESS; start an actor on each node that fits.
 
     Args:
@@ -43,17 +41,55 @@ def forward(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> F
         image_shape: of the raw images, (height, width, 3).
         prefix: the local one.
 
-    Returns:
-        uint8 images (height, width, 3) -> float16 activations (*prefix.shape), in the same order.
-        It raises PipelineError if a node is lost, and as `prefix` does.
-
     Raises:
         PipelineError: Ray is missing, it cannot connect, or no node fits.
     """
     ray = _connected(os.environ[ADDRESS])
     actors = _fitting(ray, params, image_shape)
     print(f"cluster: computing on {', '.join(actors)}", flush=True)
-    return partial(_computed, ray, actors, ray.put(np.fromfile(WEIGHTS, np.uint8)), prefix.piece)
+    weights = ray.put(np.fromfile(WEIGHTS, np.uint8))
+    return Cluster(ray, list(actors.values()), weights, prefix.shape, prefix.piece)
+
+
+@dataclass
+class Cluster:
+    """Computes as a local `Prefix` does, on the nodes of a cluster."""
+
+    ray: Any
+    actors: list[Any]
+    weights: Any  # bytes of the file, in Ray's object store
+    shape: tuple[int, ...]
+    piece: int
+
+    def __call__(self, images: Iterable[npt.NDArray]) -> Iterator[npt.NDArray[np.float16]]:
+        """Yield the activations of each image; pieces are sent to the nodes in turn.
+
+        Raises:
+            PipelineError: a node is lost; or as `prefix` does.
+        """
+        ray, pending, turn = self.ray, deque[Any](), cycle(self.actors)
+        try:
+            for piece in batched(images, self.piece):
+                pending.append(next(turn).compute.remote(self.weights, piece))
+                if len(pending) == OUTSTANDING * len(self.actors):
+                    yield from ray.get(pending[0])
+                    pending.popleft()
+            while pending:
+                yield from ray.get(pending[0])
+                pending.popleft()
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PipelineError):
+                raise error.cause from None
+            raise PipelineError(f"a node failed: {reason(error.cause or error)}") from error
+        except ray.exceptions.RayError as error:
+            raise PipelineError(
+                f"a node is lost: {reason(error)}; `dvc repro` continues with the others"
+            ) from None
+        finally:
+            if pending:  # an error, or Ctrl-C: at exit, Ray would write about each of them
+                for activations in pending:
+                    ray.cancel(activations)
+                ray.shutdown()  # ends the actors too
 
 
 class _Actor:
@@ -65,15 +101,13 @@ class _Actor:
         return description()
 
     def compute(self, weights: npt.NDArray, piece: npt.NDArray) -> npt.NDArray[np.float16]:
-        if self._prefix is None:  # as in the stage `features`
-            settings = self._params.features
-            set_up(settings.seed)
-            cpu.set_up()
+        from stages.features import frozen_prefix  # which imports this module
+
+        if self._prefix is None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, WEIGHTS.name)
                 weights.tofile(path)
-                backbone = Backbone(self._params.backbone, self._image_shape, path)
-            self._prefix = Prefix(backbone.frozen_prefix(), settings.batch_size)
+                self._prefix = frozen_prefix(self._params, self._image_shape, path)
         return np.stack(list(self._prefix(piece)))
 
 
@@ -133,33 +167,3 @@ def _fitting(ray: Any, *arguments: Any) -> dict[str, Any]:
             "others, whose results differ by rounding"
         )
     return actors
-
-
-def _computed(
-    ray: Any, actors: dict[str, Any], weights: Any, size: int, images: Iterator[npt.NDArray]
-) -> Iterator[npt.NDArray[np.float16]]:
-    """Send pieces to the nodes in turn, yield activations in the same order."""
-    pending: deque[Any] = deque()
-    turn = cycle(actors.values())
-    try:
-        for piece in batched(images, size):
-            pending.append(next(turn).compute.remote(weights, piece))
-            if len(pending) == OUTSTANDING * len(actors):
-                yield from ray.get(pending[0])
-                pending.popleft()
-        while pending:
-            yield from ray.get(pending[0])
-            pending.popleft()
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, PipelineError):
-            raise error.cause from None
-        raise PipelineError(f"cluster: a node failed: {reason(error.cause or error)}") from error
-    except ray.exceptions.RayError as error:
-        raise PipelineError(
-            f"cluster: a node is lost: {reason(error)}; `dvc repro` continues with the others"
-        ) from None
-    finally:
-        if pending:  # an error, or Ctrl-C: at exit, Ray would write about each of them
-            for activations in pending:
-                ray.cancel(activations)
-            ray.shutdown()  # ends the actors too

@@ -15,6 +15,7 @@ from stages.calibration import cross_entropy, ece, fit_temperature, scale
 from stages.data.dataset import PARTS, DataSet
 from stages.errors import PipelineError
 from stages.files import reading, replacing, write_csv
+from stages.inference import fast
 from stages.paths import (
     CLASS_ACCURACY,
     ENVIRONMENT,
@@ -45,8 +46,8 @@ def main(params: "Params") -> None:
     path = paths.model(params.data.name)
     with reading(path):
         model = keras.models.load_model(path)
-    size = params.evaluate.batch_size
-    dev, test = (predict(model, data.images(part), size) for part in ("dev", "test"))
+    size, folded = params.evaluate.batch_size, fast(model)
+    dev, test = (predict(folded, data.images(part), size) for part in ("dev", "test"))
     # A ReLU can hide a weight that is NaN.
     wrong = [f": {w.path} holds NaN or infinity" for w in model.weights if not np.isfinite(w).all()]
     if wrong or not (np.isfinite(dev).all() and np.isfinite(test).all()):

@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import cluster, paths
 from stages.data.activations import Prefix, Store
 from stages.data.dataset import DataSet
 from stages.data.views import View
-from stages.files import digest
+from stages.files import digest, replacing
 from stages.nets.backbone import Backbone
-from stages.params import dependencies, fingerprint, of_stage
+from stages.params import dependencies, of_stage
 from stages.runtime import description, set_up
 from stages.training import cpu
 
@@ -24,25 +26,33 @@ PIXELS = ("data/processed/", "stages/data/dataset.py", "stages/data/views.py")
 def main(params: "Params") -> None:
     """Write data/features, train_view0.npy, train_view1.npy, ..., dev.npy, and their data/keys."""
     settings = params.features
-    set_up(settings.seed)
-    cpu.set_up()
     data = DataSet()
-    backbone = Backbone(params.backbone, data.image_shape, paths.WEIGHTS)
-    print(backbone, flush=True)
-    prefix = Prefix(backbone.frozen_prefix(), settings.batch_size)
     train, dev = data.images("train"), data.images("dev")
-    run = fingerprint("features", params, {})
-    folders = paths.FEATURES, paths.KEYS, paths.UNFINISHED_FEATURES
-    store = Store(*folders, run, basis(params))
+    prefix = frozen_prefix(params, data.image_shape, paths.WEIGHTS)
+    on_cluster = cluster.ADDRESS in os.environ
+    forward = cluster.connect(params, data.image_shape, prefix) if on_cluster else prefix
+    outputs = paths.FEATURES, paths.KEYS
+    store = Store(basis(params), forward, outputs, paths.KEPT_FEATURES)
     if store.known and not prefix.is_independent(train[: settings.batch_size]):
         print("activations depend on the rest of a batch: all rows are computed, none copied")
         store.known = {}
-    on_cluster = cluster.ADDRESS in os.environ
-    forward = cluster.forward(params, data.image_shape, prefix) if on_cluster else prefix
-    for number in range(settings.views):
-        store.add(paths.train_view(number).stem, View(train, number, settings), prefix, forward)
-    store.add(paths.dev_features().stem, dev, prefix, forward)
-    store.finish()
+    with replacing(paths.FEATURES) as features, replacing(paths.KEYS) as keys:
+        features.mkdir()
+        keys.mkdir()
+        for number in range(settings.views):
+            store.write(paths.train_view(number, features), keys, View(train, number, settings))
+        store.write(paths.dev_features(features), keys, dev)
+    shutil.rmtree(paths.KEPT_FEATURES, ignore_errors=True)
+
+
+def frozen_prefix(params: "Params", image_shape: tuple[int, ...], weights: Path) -> Prefix:
+    """Set TensorFlow up and build the prefix of the backbone for raw images of a shape."""
+    settings = params.features
+    set_up(settings.seed)
+    cpu.set_up()
+    backbone = Backbone(params.backbone, image_shape, weights)
+    print(backbone, flush=True)
+    return Prefix(backbone.frozen_prefix(), settings.batch_size)
 
 
 def basis(params: "Params") -> str:

@@ -23,7 +23,7 @@ MODEL_CARD = Path("MODEL_CARD.md")
 REPORT = Path("data/report")
 # Not DVC outputs: what fine_tune and features resume from.
 CHECKPOINT = Path("data/checkpoint/fine_tune.npz")
-UNFINISHED_FEATURES = Path("data/checkpoint/features")
+KEPT_FEATURES = Path("data/checkpoint/features")
 
 
 def model(name: str) -> Path:

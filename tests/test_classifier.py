@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from stages import classifier
+from stages.inference import fast
 from stages.nets import pretrained
 from stages.nets.preprocessing import on_raw_images
 from stages.training.head import new_head
@@ -81,6 +82,17 @@ def loaded(tmp_path: Path) -> keras.Model:
     model = classifier.classifier(backbone(), head_of_numbers(), test_time_flip=True)
     classifier.save(model, tmp_path / "cifar10.h5", NAMES, "crop")
     return keras.models.load_model(tmp_path / "cifar10.h5")
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_folded_it_predicts_the_same(flip: bool) -> None:
+    model = classifier.classifier(backbone(), head_of_numbers(), test_time_flip=flip)
+    before, expected = model.get_weights(), model.predict(IMAGES, verbose=0)
+    folded = fast(model)
+    np.testing.assert_allclose(folded.predict(IMAGES, verbose=0), expected, rtol=1e-4, atol=1e-6)
+    assert not [w.path for w in folded.weights if w.path.startswith("bn/")]
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_file_names_classes_and_image_size(loaded: keras.Model, tmp_path: Path) -> None:

@@ -55,14 +55,10 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def write_model(factor: float = 0.02, bias: float = 0.0) -> keras.Model:
     """Write a model that looks at the mean color, by a layer `logits` with random weights."""
     keras.utils.set_random_seed(1)
-    model = keras.Sequential(
-        [
-            keras.Input((32, 32, 3)),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(10, name="logits"),
-            keras.layers.Softmax(),
-        ]
-    )
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(images)
+    x = keras.layers.Dense(10, name="logits")(x)
+    model = keras.Model(images, keras.layers.Softmax()(x))
     kernel, _ = model.get_layer("logits").get_weights()
     model.get_layer("logits").set_weights([kernel * factor, np.full(10, bias)])
     model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])

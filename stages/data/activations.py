@@ -9,14 +9,13 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import keras
 import numpy as np
@@ -25,16 +24,16 @@ import yaml
 from tqdm import tqdm
 
 from stages.errors import PipelineError
-from stages.files import digest, mapped
+from stages.files import digest, mapped, replacing
 
 if TYPE_CHECKING:
+    from stages.cluster import Cluster
     from stages.data.dataset import Rows
     from stages.data.views import View
 
 KEY = hashlib.sha256().digest_size
 AT_ONCE = 64  # images read at a time
-# Of images to their activations, in the same order: a `Prefix`, here or on a cluster.
-Forward = Callable[[Iterator[npt.NDArray]], Iterable[npt.NDArray[np.float16]]]
+Row = tuple[bytes, npt.NDArray[np.float16]]  # key and activations
 
 
 class Prefix:
@@ -46,8 +45,8 @@ class Prefix:
 
     Attributes:
         shape: of an image's activations.
-        piece: images after which results are flushed to disk, or sent over a network: whole
-            batches, about 1,000 images, fewer if they or their activations exceed 64 MiB.
+        piece: images after which results are stored, or sent over a network: whole batches, about
+            1,000 images, fewer if they or their activations exceed 64 MiB.
     """
 
     def __init__(self, model: keras.Model, batch_size: int) -> None:
@@ -86,116 +85,88 @@ class Prefix:
 
 
 class Store:
-    """Activations, NAME.npy, float16 (n, ...), and their keys, NAME.keys, KEY bytes a row.
+    """Writes the activations of images; rows that an earlier run has stored are copied.
 
-    Both are written in a folder of their own, which an interrupted run leaves behind, then moved.
-    Keys are an output by themselves, so that later stages depend on activations alone.
+    Computed rows are kept in a folder too, so that an interrupted run loses one piece.
 
     Args:
-        arrays: output folder of the activations. What DVC's cache has of it is copied from.
-        keys: output folder of the keys.
-        work: folder to write in. If an interrupted run has left it with the same `run`, that run
-            is continued; with another, its rows are copied from.
-        run: names all that the number and order of the rows depend on.
         basis: names all that a row depends on beside its pixels.
+        prefix: computes the other rows.
+        outputs: folders of the stage's outputs. What DVC's cache has of them is copied from.
+        kept: folder of computed rows. What an interrupted run has left there is copied from.
+
+    Attributes:
+        known: array and index of each stored row, by its key.
     """
 
-    def __init__(self, arrays: Path, keys: Path, work: Path, run: str, basis: str) -> None:
-        self._outputs = {work / "arrays": arrays, work / "keys": keys}
-        self._basis = hashlib.sha256(basis.encode())
-        self._work, self._interrupted = work, work.with_name(f"{work.name}.interrupted")
-        mark, run = work / "run", hashlib.sha256((run + basis).encode()).hexdigest()
-        if not (mark.exists() and mark.read_text() == run):
-            if any(path.stat().st_size for path in work.glob("keys/*")):
-                shutil.rmtree(self._interrupted, ignore_errors=True)
-                work.rename(self._interrupted)
-            shutil.rmtree(work, ignore_errors=True)
-        for folder in self._outputs:
-            folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(run)
-        self.known = dict(_rows(cached(self._outputs.values())))
-        self.known.update(_rows({path.name: path for path in self._interrupted.glob("*/*")}))
-
-    def add(
-        self, name: str, images: "npt.NDArray | Rows | View", prefix: Prefix, forward: Forward
+    def __init__(
+        self, basis: str, prefix: "Prefix | Cluster", outputs: Collection[Path], kept: Path
     ) -> None:
-        """Store the activations of images (n, ...) as NAME.npy and their keys as NAME.keys.
+        self._basis, self._prefix, self._kept = hashlib.sha256(basis.encode()), prefix, kept
+        self.known = dict(_rows(cached(outputs)))
+        self.known.update(_rows({path.name: path for path in kept.glob("*")}))
+
+    def write(self, path: Path, keys_folder: Path, images: "npt.NDArray | Rows | View") -> None:
+        """Write the activations of images (n, ...) to NAME.npy, their keys to NAME.keys.
 
         Raises:
-            PipelineError: of `forward`.
+            PipelineError: as the prefix does.
             OSError: they do not fit on the disk.
         """
-        path = self._work / "arrays" / f"{name}.npy"
-        key_path = self._work / "keys" / f"{name}.keys"
-        try:
-            self._write(path, key_path, images, prefix, forward)
-        except PipelineError as error:
-            raise PipelineError(f"{name}: {error}") from error
-        except OSError as error:
-            error.filename = error.filename or str(path)
-            if not (key_path.exists() and key_path.stat().st_size):  # nothing to resume from
-                path.unlink(missing_ok=True)
-                key_path.unlink(missing_ok=True)
-            raise
-        size = path.stat().st_size / 2**20
-        print(f"{name}: {len(images)} images, {self.computed} computed, {size:.0f} MiB", flush=True)
+        count, name = len(images), path.stem
+        self._computed = 0
+        rows = tqdm(self._rows(images), name, count, unit="image", mininterval=2, disable=None)
+        with path.open("wb") as file, (keys_folder / f"{name}.keys").open("wb") as keys:
+            self._write_header(file, count)
+            try:
+                for key, row in rows:
+                    keys.write(key)
+                    file.write(row.data)
+            except PipelineError as error:
+                raise PipelineError(f"{name}: {error}") from error
+            size = file.tell() / 2**20
+        print(f"{name}: {count} images, {self._computed} computed, {size:.0f} MiB", flush=True)
 
-    def _write(
-        self,
-        path: Path,
-        key_path: Path,
-        images: "npt.NDArray | Rows | View",
-        prefix: Prefix,
-        forward: Forward,
-    ) -> None:
-        count = len(images)
-        done = _begin(path, key_path, (count, *prefix.shape), prefix.piece)
-        found = self._keyed(images, done, forward)
-        name = path.stem
-        shown = tqdm(found, name, count, initial=done, unit="image", mininterval=2, disable=None)
-        rows = iter(shown)
-        # write(), not a memory map: a full disk raises OSError instead of SIGBUS.
-        with path.open("r+b") as file, key_path.open("ab") as keys:
-            file.seek((done - count) * 2 * math.prod(prefix.shape), os.SEEK_END)
-            while piece := list(islice(rows, prefix.piece)):
-                file.writelines(row.data for _, row in piece)
-                # Keys after their rows, on the disk too, so that a stored key implies a stored row.
-                file.flush()
-                os.fsync(file.fileno())
-                keys.write(b"".join(key for key, _ in piece))
-                keys.flush()
-
-    def _keyed(
-        self, images: "npt.NDArray | Rows | View", start: int, forward: Forward
-    ) -> Iterator[tuple[bytes, npt.NDArray[np.float16]]]:
-        """Yield key and activations of each image from `start` on."""
-        self.computed = 0
+    def _rows(self, images: "npt.NDArray | Rows | View") -> Iterator[Row]:
+        """Yield key and activations of each image."""
         order: deque[bytes] = deque()  # keys of what was read and not yet yielded
 
         def new() -> Iterator[npt.NDArray]:
-            for first in range(start, len(images), AT_ONCE):
+            for first in range(0, len(images), AT_ONCE):
                 for image in images[first : first + AT_ONCE]:
                     order.append(self._key(image))
                     if order[-1] not in self.known:
-                        self.computed += 1
+                        self._computed += 1
                         yield image
 
-        for row in chain(forward(new()), [None]):  # None: all is read, all new rows are yielded
+        computed: list[Row] = []
+        for row in chain(self._prefix(new()), [None]):  # None: all images are read
             while order and order[0] in self.known:
                 key = order.popleft()
                 array, number = self.known[key]
                 yield key, array[number]
             if row is not None:
-                yield order.popleft(), row
+                computed.append((order.popleft(), row))
+                yield computed[-1]
+            if len(computed) == self._prefix.piece:
+                self._keep(computed)
+                computed = []
 
-    def finish(self) -> None:
-        """Move what was written to the output folders."""
-        for folder, output in self._outputs.items():
-            shutil.rmtree(output, ignore_errors=True)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(folder, output)
-        for folder in (self._work, self._interrupted):
-            shutil.rmtree(folder, ignore_errors=True)
+    def _keep(self, rows: list[Row]) -> None:
+        keys = b"".join(key for key, _ in rows)
+        path = self._kept / f"{hashlib.sha256(keys).hexdigest()}.npy"
+        with replacing(path) as new, new.open("wb") as file:
+            self._write_header(file, len(rows))
+            file.writelines(row.data for _, row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(".keys").write_bytes(keys)  # after the rows that they name
+
+    def _write_header(self, file: BinaryIO, count: int) -> None:
+        """Begin an .npy; rows follow by write(): on a full disk, np.save's error has no reason."""
+        shape = (count, *self._prefix.shape)
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
 
     def _key(self, image: npt.NDArray) -> bytes:
         key = self._basis.copy()
@@ -244,20 +215,3 @@ def _rows(files: dict[str, Path]) -> Iterator[tuple[bytes, tuple[npt.NDArray[np.
                 keys, array = files[f"{name[:-4]}.keys"].read_bytes(), mapped(path)
                 for number in range(min(len(array), len(keys) // KEY)):
                     yield keys[number * KEY : (number + 1) * KEY], (array, number)
-
-
-def _begin(path: Path, keys: Path, shape: tuple[int, ...], piece: int) -> int:
-    """Make the file of an array, all zeros yet, unless it is there; return how many rows are."""
-    done = 0
-    with contextlib.suppress(OSError, PipelineError):
-        if mapped(path).shape == shape:
-            done = keys.stat().st_size // KEY
-            done = done if done == shape[0] else done // piece * piece
-    if not done:
-        with path.open("wb") as file:
-            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + 2 * math.prod(shape))
-    keys.touch()
-    os.truncate(keys, done * KEY)
-    return done
