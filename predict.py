@@ -99,7 +99,7 @@ def classify(model_path: Path, paths: list[Path], named: set[Path], as_json: boo
                 bar.update()
             if not images:
                 continue
-            model = model or load(model_path, many=len(paths) >= MANY)
+            model = model or load(model_path, len(paths))
             x = np.stack(list(images.values())).astype(np.float32)
             for path, probabilities in zip(images, model.predict_on_batch(x).tolist(), strict=True):
                 row = sorted(zip(probabilities, names, strict=True), reverse=True)
@@ -131,7 +131,7 @@ def description(model: Path) -> tuple[list[str], tuple[int, int], str]:
         return json.loads(file.attrs["class_names"]), (height, width), aspect
 
 
-def load(model: Path, many: bool) -> Any:
+def load(model: Path, photos: int) -> Any:
     """Return the Keras model without optimizer and metrics, about which Keras would warn."""
     import keras
 
@@ -140,7 +140,7 @@ def load(model: Path, many: bool) -> Any:
 
     with reading(model):
         loaded = keras.models.load_model(model, compile=False)
-    return fast(loaded) if many else loaded
+    return fast(loaded) if photos >= MANY else loaded
 
 
 def interrupted(*_: object) -> None:

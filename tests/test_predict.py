@@ -170,7 +170,7 @@ def test_each_batch_is_printed_before_the_next_is_read(
     printed: list[str] = []
 
     class Model:
-        def __init__(self, _: Path) -> None: ...
+        def __init__(self, *_: object) -> None: ...
 
         def predict_on_batch(self, x: np.ndarray) -> np.ndarray:
             assert x.shape[1:] == (20, 40, 3)
@@ -189,6 +189,12 @@ def test_each_batch_is_printed_before_the_next_is_read(
         *([["0.jpg", "wren"], ["1.jpg", "wren"]], [["error:", "2.jpg:"]]),
         *([["3.jpg", "wren"], ["Photos", "differ"]], [["error:", "4.jpg:"]]),
     ]
+
+
+def test_many_photos_are_classified_as_few_are(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = json.loads(main("--json", "1.JPG")[1])["1.JPG"]
+    monkeypatch.setattr(predict, "MANY", 1)
+    assert json.loads(main("--json", "1.JPG")[1])["1.JPG"] == pytest.approx(few)
 
 
 @pytest.mark.parametrize(
