@@ -219,7 +219,7 @@ def test_which_epoch_of_the_guide_is_compared() -> None:
     assert photos.spread(np.array([0.5, *photos.NEVER[1:2]])) == "nan (nan to nan)"
 
 
-@pytest.mark.faults
+@pytest.mark.bench
 def test_verify_runs_all_of_it_and_can_fail(
     here: Project,
     tmp_path_factory: pytest.TempPathFactory,
@@ -249,7 +249,7 @@ def test_verify_runs_all_of_it_and_can_fail(
     assert not list(clones.iterdir())
 
 
-@pytest.mark.faults
+@pytest.mark.bench
 def test_three_ways_are_measured(here: Project, capfd: pytest.CaptureFixture[str]) -> None:
     small = {"backbone.name": "MobileNetV2", "backbone.cut": "block_2_add", "fine_tune.epochs": 1}
     compare.main(small, target=0.0, images=50)
@@ -269,7 +269,7 @@ def test_three_ways_are_measured(here: Project, capfd: pytest.CaptureFixture[str
     assert '"processor": ' in said.splitlines()[-7]
 
 
-@pytest.mark.faults
+@pytest.mark.bench
 def test_presets_and_guide_are_measured_on_own_images(
     here: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,7 +293,7 @@ def test_presets_and_guide_are_measured_on_own_images(
     assert within[0].endswith("in the time of small")
 
 
-@pytest.mark.faults
+@pytest.mark.bench
 def test_seeds_change_what_is_trained_and_not_what_it_is_measured_on(
     here: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

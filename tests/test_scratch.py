@@ -28,7 +28,7 @@ def test_the_first_layer_whitens_patches_and_convolutions_begin_as_the_identity(
     assert sum(v.numpy().size for v in net.trainable_variables) == kernels + offsets
 
 
-@pytest.mark.faults
+@pytest.mark.bench
 def test_it_learns_in_the_time_that_it_is_given() -> None:
     dark = IMAGES // 2
     x, y = np.concatenate([dark, 255 - dark]), np.repeat([0, 1], len(dark))
