@@ -10,9 +10,9 @@ import signal
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import chain, cycle
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ def connect(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> "
     ray = _connected(os.environ[ADDRESS])
     actors = _fitting(ray, params, image_shape)
     print(f"cluster: computing on {', '.join(actors)}", flush=True)
-    weights = ray.put(np.fromfile(WEIGHTS, np.uint8))
+    weights = np.fromfile(WEIGHTS, np.uint8)
     return Cluster(ray, list(actors.values()), weights, prefix.shape, prefix.piece)
 
 
@@ -57,26 +57,26 @@ class Cluster:
 
     ray: Any
     actors: list[Any]
-    weights: Any  # bytes of the file, in Ray's object store
+    weights: npt.NDArray[np.uint8]  # bytes of the file
     shape: tuple[int, ...]
     piece: int
 
-    def __call__(self, images: Iterable[npt.NDArray]) -> Iterator[npt.NDArray[np.float16]]:
+    def __call__(self, images: Iterable[npt.NDArray]) -> Generator[npt.NDArray[np.float16]]:
         """Yield the activations of each image; pieces are sent to the nodes in turn.
 
         Raises:
             PipelineError: a node is lost; or as `prefix` does.
         """
         ray, pending, turn = self.ray, deque[Any](), cycle(self.actors)
+        limit = OUTSTANDING * len(self.actors)
         try:
-            for piece in batched(images, self.piece):
-                pending.append(next(turn).compute.remote(self.weights, piece))
-                if len(pending) == OUTSTANDING * len(self.actors):
+            weights = ray.put(self.weights)
+            for piece in chain(batched(images, self.piece), [None]):  # None: all are sent
+                if piece is not None:
+                    pending.append(next(turn).compute.remote(weights, piece))
+                while pending and (piece is None or len(pending) == limit):
                     yield from ray.get(pending[0])
                     pending.popleft()
-            while pending:
-                yield from ray.get(pending[0])
-                pending.popleft()
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, PipelineError):
                 raise error.cause from None
@@ -86,10 +86,8 @@ class Cluster:
                 f"a node is lost: {reason(error)}; `dvc repro` continues with the others"
             ) from None
         finally:
-            if pending:  # an error, or Ctrl-C: at exit, Ray would write about each of them
-                for activations in pending:
-                    ray.cancel(activations)
-                ray.shutdown()  # ends the actors too
+            if pending:  # an error, or Ctrl-C
+                ray.shutdown()  # ends the actors; at exit, Ray would print a line for each piece
 
 
 class _Actor:

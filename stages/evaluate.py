@@ -1,4 +1,4 @@
-"""Stage 7: measure the saved model, loaded by a plain `load_model`, on dev and test."""
+"""Stage 7: measure the saved model on dev and test, BatchNormalization folded."""
 
 import csv
 import json

@@ -31,12 +31,11 @@ def main(params: "Params") -> None:
     prefix = frozen_prefix(params, data.image_shape, paths.WEIGHTS)
     on_cluster = cluster.ADDRESS in os.environ
     forward = cluster.connect(params, data.image_shape, prefix) if on_cluster else prefix
-    outputs = paths.FEATURES, paths.KEYS
-    store = Store(basis(params), forward, outputs, paths.KEPT_FEATURES)
+    store = Store(basis(params), forward, (paths.FEATURES, paths.KEYS), paths.KEPT_FEATURES)
     if store.known and not prefix.is_independent(train[: settings.batch_size]):
         print("activations depend on the rest of a batch: all rows are computed, none copied")
         store.known = {}
-    with replacing(paths.FEATURES) as features, replacing(paths.KEYS) as keys:
+    with replacing(paths.KEYS) as keys, replacing(paths.FEATURES) as features:
         features.mkdir()
         keys.mkdir()
         for number in range(settings.views):

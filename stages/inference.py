@@ -12,8 +12,8 @@ def fast(classifier: keras.Model) -> keras.Model:
     other layers, and is for inference only.
 
     Args:
-        classifier: as of `stages.classifier.classifier`; if the layer before the last averages, it
-            is over image and mirror image.
+        classifier: as of `stages.classifier.classifier`; if its second-to-last layer is `Average`,
+            it averages the features of image and mirror image.
     """
     average = classifier.layers[-2]
     if not isinstance(average, keras.layers.Average):

@@ -1,9 +1,11 @@
 """Activations: each row computed once, whatever is in its batch, whatever interrupts."""
 
+import resource
 import shutil
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,17 +23,15 @@ from tests.conftest import ALL
 IMAGES = np.random.default_rng(1).integers(0, 256, (2500, 8, 8, 3)).astype(np.uint8)
 
 
-def prefix() -> Prefix:
-    pooling = keras.layers.AveragePooling2D(2)  # the same bits in any batch on any processor
-    return Prefix(keras.Sequential([keras.Input((8, 8, 3)), pooling]), batch_size=50)
-
-
-def write(top: Path, images: "npt.NDArray | View", prefix: Prefix, basis: str = "basis") -> None:
+def write(top: Path, prefix: Prefix, basis: str = "basis", **parts: Any) -> None:
     """Store images as the stage does."""
-    with replacing(top / "features") as features:
+    outputs = top / "features", top / "keys"
+    with replacing(outputs[1]) as keys, replacing(outputs[0]) as features:
         features.mkdir()
-        store = Store(basis, prefix, [top / "features"], top / "kept")
-        store.write(features / "a.npy", features, images)
+        keys.mkdir()
+        store = Store(basis, prefix, outputs, top / "kept")
+        for name, images in parts.items():
+            store.write(features / f"{name}.npy", keys, images)
     shutil.rmtree(top / "kept", ignore_errors=True)
 
 
@@ -44,7 +44,7 @@ class Counted(Prefix):
         super().__init__(keras.Sequential([keras.Input((8, 8, 3)), pooling]), batch_size=50)
         self.count, self._limit = 0, limit
 
-    def __call__(self, images: Iterable[npt.NDArray]) -> Iterator[npt.NDArray]:
+    def __call__(self, images: Iterable[npt.NDArray]) -> Generator[npt.NDArray]:
         for row in super().__call__(images):
             if self.count == self._limit:
                 raise KeyboardInterrupt
@@ -52,28 +52,29 @@ class Counted(Prefix):
             yield row
 
 
-def computed(top: Path, images: npt.NDArray, basis: str = "basis") -> int:
+def computed(top: Path, basis: str = "basis", **parts: Any) -> int:
     """Store images; return how many rows were computed, and compare them all."""
     prefix = Counted()
-    write(top, images, prefix, basis)
-    stored = mapped(top / "features/a.npy")
-    np.testing.assert_array_equal(stored, np.stack([*Counted()(images)]))
-    assert (top / "features/a.keys").stat().st_size == KEY * len(images)
-    found = sorted(str(path.relative_to(top)) for path in top.rglob("*"))
-    assert found == ["features", "features/a.keys", "features/a.npy"]
-    shutil.rmtree(top / "features")  # as DVC does before it runs the stage
+    write(top, prefix, basis, **parts)
+    for name, images in parts.items():
+        stored = mapped(top / f"features/{name}.npy")
+        np.testing.assert_array_equal(stored, np.stack([*Counted()(images)]))
+        assert (top / f"keys/{name}.keys").stat().st_size == KEY * len(images)
+    assert len([path for path in top.rglob("*") if path.is_file()]) == 2 * len(parts)
+    for name in ("features", "keys"):
+        shutil.rmtree(top / name)  # as DVC does before it runs the stage
     return prefix.count
 
 
-def interrupted(top: Path, images: npt.NDArray, limit: int) -> None:
+def interrupted(top: Path, limit: int, **parts: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        write(top, images, Counted(limit))
-    assert not (top / "features").exists()
+        write(top, Counted(limit), **parts)
+    assert {path.name for path in top.glob("*")} <= {"kept"}
 
 
 def test_what_is_stored_is_what_the_model_gives(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
-    write(tmp_path, IMAGES[:25], Prefix(model, batch_size=10))
+    write(tmp_path, Prefix(model, batch_size=10), a=IMAGES[:25])
     stored = mapped(tmp_path / "features/a.npy")
     assert stored.dtype == np.float16
     expected = model.predict(IMAGES[:25], verbose=0).astype(np.float16)
@@ -84,7 +85,7 @@ def test_an_activation_beyond_float16_is_an_error(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1e5)])
     beyond = Prefix(model, batch_size=2)
     with pytest.raises(PipelineError, match=r"a: an activation of 1e\+05 does not fit float16"):
-        write(tmp_path, np.ones((3, 2)), beyond)
+        write(tmp_path, beyond, a=np.ones((3, 2)))
 
 
 CONVOLVING = Prefix(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]), 10)
@@ -113,41 +114,53 @@ def test_dependence_on_the_rest_of_a_batch_is_noticed() -> None:
 
 @pytest.mark.parametrize("limit", [0, 999, 1000, 1500, 2499])
 def test_an_interrupted_run_is_continued(tmp_path: Path, limit: int) -> None:
-    interrupted(tmp_path, IMAGES, limit)
-    assert computed(tmp_path, IMAGES) == 2500 - limit // 1000 * 1000
+    interrupted(tmp_path, limit, a=IMAGES)
+    assert computed(tmp_path, a=IMAGES) == 2500 - limit // 1000 * 1000
+
+
+def test_an_interrupted_run_keeps_whole_files_of_less_than_a_piece(tmp_path: Path) -> None:
+    files: dict[str, Any] = {name: IMAGES[800 * i : 800 * (i + 1)] for i, name in enumerate("abc")}
+    interrupted(tmp_path, 2000, **files)
+    assert computed(tmp_path, **files) == 800
 
 
 def test_rows_of_an_interrupted_run_serve_another(tmp_path: Path) -> None:
-    interrupted(tmp_path, IMAGES, 2100)
-    interrupted(tmp_path, IMAGES[::-1], 0)  # stores nothing
-    interrupted(tmp_path, IMAGES[::-1], 100)
-    assert computed(tmp_path, IMAGES[1:]) == 500
-    interrupted(tmp_path, IMAGES, 1200)
-    interrupted(tmp_path, IMAGES, 1300)
-    assert computed(tmp_path, IMAGES[1:][::-1]) == 500
-    interrupted(tmp_path, IMAGES, 2100)
-    assert computed(tmp_path, IMAGES, basis="another") == 2500
+    interrupted(tmp_path, 2100, a=IMAGES)
+    interrupted(tmp_path, 0, a=IMAGES[::-1])
+    assert computed(tmp_path, a=IMAGES[1:]) == 500
+    interrupted(tmp_path, 1200, a=IMAGES)
+    interrupted(tmp_path, 1300, a=IMAGES)
+    assert computed(tmp_path, a=IMAGES[1:][::-1]) == 500
+    interrupted(tmp_path, 2100, a=IMAGES)
+    assert computed(tmp_path, a=IMAGES, basis="another") == 2500
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".keys"])
+@pytest.mark.parametrize("suffix", [".rows", ".keys"])
 @pytest.mark.parametrize("size", [None, 0, 1, 100, 10_000])
 def test_damaged_files_of_an_interrupted_run_are_computed_again(
     tmp_path: Path, suffix: str, size: int | None
 ) -> None:
-    """Missing, or truncated anywhere."""
-    interrupted(tmp_path, IMAGES, 2100)
-    path = min((tmp_path / "kept").glob(f"*{suffix}"))
+    """Missing, or truncated anywhere; the rest is used."""
+    interrupted(tmp_path, 2100, a=IMAGES)
+    (path,) = (tmp_path / "kept").glob(f"*{suffix}")
     path.unlink() if size is None else path.write_bytes(path.read_bytes()[:size])
-    kept = (size or 0) // KEY if suffix == ".keys" else 0
-    assert computed(tmp_path, IMAGES) == 1500 - kept
-    assert computed(tmp_path, IMAGES) == 2500  # nothing was left to be copied
+    kept = (size or 0) // (KEY if suffix == ".keys" else 4 * 4 * 3 * 2)
+    assert computed(tmp_path, a=IMAGES) == 2500 - kept
+    assert computed(tmp_path, a=IMAGES) == 2500  # nothing was left to be copied
 
 
-def test_a_full_disk_is_an_error_and_leaves_no_output(tmp_path: Path) -> None:
-    (tmp_path / "kept").symlink_to("/dev/full/kept")
-    with pytest.raises(OSError, match="kept"):
-        write(tmp_path, IMAGES, Counted())
-    assert not (tmp_path / "features").exists()
+@pytest.mark.parametrize("limit", [150_000, 200_000])  # bytes: in the rows of 2,000 images or all
+def test_a_full_disk_is_an_error_and_leaves_no_output(tmp_path: Path, limit: int) -> None:
+    """At the third piece to be kept, or the output before it; then the run is continued."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # a write beyond it fails
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/features'"):
+            write(tmp_path, Counted(), a=IMAGES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.glob("*")] == ["kept"]
+    assert computed(tmp_path, a=IMAGES) == 2500 - limit // (4 * 4 * 3 * 2) // 1000 * 1000
 
 
 @pytest.mark.parametrize("share", [0, 0.5])
@@ -168,7 +181,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         images = np.broadcast_to(np.zeros(1, np.uint8), (count, 32, 32, 3))  # takes no memory
         tracemalloc.start()
-        write(tmp_path, View(images, 1, settings), model)
+        write(tmp_path, model, a=View(images, 1, settings))
         _, highest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return highest

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import h5py
 import keras
@@ -18,7 +19,9 @@ import yaml
 from PIL import Image
 
 import predict
+from stages import inference
 from stages.errors import PipelineError
+from stages.inference import fast
 from tests.conftest import ALL, PROJECT, Project, one_line
 from tests.drawn import CLASS_NAMES
 from tests.test_photos import png_of
@@ -193,8 +196,14 @@ def test_each_batch_is_printed_before_the_next_is_read(
 
 def test_many_photos_are_classified_as_few_are(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     few = json.loads(main("--json", "1.JPG")[1])["1.JPG"]
-    monkeypatch.setattr(predict, "MANY", 1)
-    assert json.loads(main("--json", "1.JPG")[1])["1.JPG"] == pytest.approx(few)
+    folding = Mock(wraps=fast)
+    monkeypatch.setattr(inference, "fast", folding)
+    monkeypatch.setattr(predict, "MANY", 2)
+    main("1.JPG")
+    assert folding.call_count == 0
+    many = json.loads(main("--json", "1.JPG", "more")[1])
+    assert folding.call_count == 1
+    assert many["1.JPG"] == pytest.approx(few)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -24,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from stages.errors import PipelineError
-from stages.files import digest, mapped, replacing
+from stages.files import digest, mapped
 
 if TYPE_CHECKING:
     from stages.cluster import Cluster
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 KEY = hashlib.sha256().digest_size
 AT_ONCE = 64  # images read at a time
 Row = tuple[bytes, npt.NDArray[np.float16]]  # key and activations
+Stored = tuple[npt.NDArray[np.float16], int]  # array and index of a row
 
 
 class Prefix:
@@ -56,7 +58,7 @@ class Prefix:
         images = min(1_000, 2**26 // largest + 1)
         self.piece = math.ceil(images / batch_size) * batch_size
 
-    def __call__(self, images: Iterable[npt.NDArray]) -> Iterator[npt.NDArray[np.float16]]:
+    def __call__(self, images: Iterable[npt.NDArray]) -> Generator[npt.NDArray[np.float16]]:
         """Yield the activations of each image.
 
         Raises:
@@ -87,13 +89,12 @@ class Prefix:
 class Store:
     """Writes the activations of images; rows that an earlier run has stored are copied.
 
-    Computed rows are kept in a folder too, so that an interrupted run loses one piece.
-
     Args:
-        basis: names all that a row depends on beside its pixels.
+        basis: names everything that a row depends on besides its pixels.
         prefix: computes the other rows.
-        outputs: folders of the stage's outputs. What DVC's cache has of them is copied from.
-        kept: folder of computed rows. What an interrupted run has left there is copied from.
+        outputs: folders of the stage's outputs; rows that DVC's cache has of them are copied.
+        kept: folder to save computed rows in, a piece at a time, for the next run to copy if this
+            one is interrupted.
 
     Attributes:
         known: array and index of each stored row, by its key.
@@ -102,9 +103,20 @@ class Store:
     def __init__(
         self, basis: str, prefix: "Prefix | Cluster", outputs: Collection[Path], kept: Path
     ) -> None:
-        self._basis, self._prefix, self._kept = hashlib.sha256(basis.encode()), prefix, kept
+        self._basis, self._prefix = hashlib.sha256(basis.encode()), prefix
         self.known = dict(_rows(cached(outputs)))
-        self.known.update(_rows({path.name: path for path in kept.glob("*")}))
+        self._kept = kept / f"{self._basis.hexdigest()}.rows"
+        self._kept_keys = self._kept.with_suffix(".keys")
+        if self._kept.exists() and self._kept_keys.exists():
+            size = 2 * math.prod(prefix.shape)
+            count = min(self._kept.stat().st_size // size, self._kept_keys.stat().st_size // KEY)
+            os.truncate(self._kept, count * size)
+            os.truncate(self._kept_keys, count * KEY)
+            if count:
+                array = np.memmap(self._kept, np.float16, "r", shape=(count, *prefix.shape))
+                self.known.update(_indexed(self._kept_keys.read_bytes(), array))
+        else:  # nothing, or rows of other settings or code
+            shutil.rmtree(kept, ignore_errors=True)
 
     def write(self, path: Path, keys_folder: Path, images: "npt.NDArray | Rows | View") -> None:
         """Write the activations of images (n, ...) to NAME.npy, their keys to NAME.keys.
@@ -115,19 +127,26 @@ class Store:
         """
         count, name = len(images), path.stem
         self._computed = 0
-        rows = tqdm(self._rows(images), name, count, unit="image", mininterval=2, disable=None)
-        with path.open("wb") as file, (keys_folder / f"{name}.keys").open("wb") as keys:
-            self._write_header(file, count)
+        with (
+            path.open("wb") as file,
+            (keys_folder / f"{name}.keys").open("wb") as keys,
+            contextlib.closing(self._rows(images)) as rows,
+        ):
+            shape = (count, *self._prefix.shape)
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            shown = tqdm(rows, name, count, unit="image", mininterval=2, disable=None)
             try:
-                for key, row in rows:
+                for key, row in shown:
                     keys.write(key)
+                    # Not a memory map: a full disk raises OSError instead of SIGBUS.
                     file.write(row.data)
             except PipelineError as error:
                 raise PipelineError(f"{name}: {error}") from error
             size = file.tell() / 2**20
         print(f"{name}: {count} images, {self._computed} computed, {size:.0f} MiB", flush=True)
 
-    def _rows(self, images: "npt.NDArray | Rows | View") -> Iterator[Row]:
+    def _rows(self, images: "npt.NDArray | Rows | View") -> Generator[Row]:
         """Yield key and activations of each image."""
         order: deque[bytes] = deque()  # keys of what was read and not yet yielded
 
@@ -140,33 +159,27 @@ class Store:
                         yield image
 
         computed: list[Row] = []
-        for row in chain(self._prefix(new()), [None]):  # None: all images are read
-            while order and order[0] in self.known:
-                key = order.popleft()
-                array, number = self.known[key]
-                yield key, array[number]
-            if row is not None:
-                computed.append((order.popleft(), row))
-                yield computed[-1]
-            if len(computed) == self._prefix.piece:
-                self._keep(computed)
-                computed = []
+        with contextlib.closing(self._prefix(new())) as activations:
+            for row in chain(activations, [None]):  # None: all images are read
+                while order and order[0] in self.known:
+                    key = order.popleft()
+                    array, number = self.known[key]
+                    yield key, array[number]
+                if row is not None:
+                    computed.append((order.popleft(), row))
+                    yield computed[-1]
+                if row is None or len(computed) == self._prefix.piece:
+                    self._keep(computed)
+                    computed = []
 
     def _keep(self, rows: list[Row]) -> None:
-        keys = b"".join(key for key, _ in rows)
-        path = self._kept / f"{hashlib.sha256(keys).hexdigest()}.npy"
-        with replacing(path) as new, new.open("wb") as file:
-            self._write_header(file, len(rows))
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        with self._kept.open("ab") as file:
             file.writelines(row.data for _, row in rows)
             file.flush()
             os.fsync(file.fileno())
-        path.with_suffix(".keys").write_bytes(keys)  # after the rows that they name
-
-    def _write_header(self, file: BinaryIO, count: int) -> None:
-        """Begin an .npy; rows follow by write(): on a full disk, np.save's error has no reason."""
-        shape = (count, *self._prefix.shape)
-        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        with self._kept_keys.open("ab") as file:  # after the rows that they name
+            file.writelines(key for key, _ in rows)
 
     def _key(self, image: npt.NDArray) -> bytes:
         key = self._basis.copy()
@@ -206,12 +219,16 @@ def cached(outputs: Collection[Path]) -> dict[str, Path]:
     return files
 
 
-def _rows(files: dict[str, Path]) -> Iterator[tuple[bytes, tuple[npt.NDArray[np.float16], int]]]:
+def _rows(files: dict[str, Path]) -> Iterator[tuple[bytes, Stored]]:
     """Yield the key of each stored row, and the array and index that it has."""
     for name, path in files.items():
         # What is damaged or missing is computed.
         with contextlib.suppress(OSError, KeyError, PipelineError):
             if name.endswith(".npy"):
                 keys, array = files[f"{name[:-4]}.keys"].read_bytes(), mapped(path)
-                for number in range(min(len(array), len(keys) // KEY)):
-                    yield keys[number * KEY : (number + 1) * KEY], (array, number)
+                yield from _indexed(keys, array)
+
+
+def _indexed(keys: bytes, array: npt.NDArray[np.float16]) -> Iterator[tuple[bytes, Stored]]:
+    for number in range(min(len(array), len(keys) // KEY)):
+        yield keys[number * KEY : (number + 1) * KEY], (array, number)
