@@ -21,7 +21,7 @@ from stages.data.activations import KEY
 from stages.errors import PipelineError
 from stages.files import digest
 from stages.runtime import description
-from tests.conftest import LIMIT, Project
+from tests.conftest import LIMIT, Project, one_line
 
 pytestmark = pytest.mark.cluster
 TOKEN = "1" * 64
@@ -169,12 +169,16 @@ def test_another_run_finishes_what_was_interrupted(
     assert features(project) == features(computed)
 
 
+def test_where_nobody_listens_the_error_is_one_line(project: Project) -> None:
+    failed = project.stage("features", RAY_ADDRESS="127.0.0.1:9")
+    assert one_line(failed).startswith("error: RAY_ADDRESS=127.0.0.1:9: [Errno 111] Connection ref")
+
+
 @pytest.mark.parametrize(
     ("address", "fault"),
     [
         ("auto", "invalid literal"),
         ("ray://localhost:10001", r"\[Errno -\d\]"),
-        ("127.0.0.1:9", r"\[Errno 111\] Connection refused"),
     ],
 )
 def test_the_address_is_that_of_a_server(
