@@ -32,7 +32,7 @@ reproduce: .venv/runtime ## run the pipeline and show the metrics; fails if accu
 	@$(BIN)/python -m dvc metrics show --precision 4
 
 test: .venv/development ## run the fast tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 demo: .venv/runtime ## run the pipeline on generated images in about a minute, without downloading data
 	@$(BIN)/python -m stages check
