@@ -21,7 +21,7 @@ from stages.errors import PipelineError
 PROJECT = Path(__file__).resolve().parent
 NOTE = "Photos differ from the training images; images of no class also get class probabilities."
 BATCH = 32  # photos
-MANY = 1_000  # number of photos from which `fast` pays off
+MANY = 2_000  # number of photos from which `fast` pays off
 
 
 def main() -> int:

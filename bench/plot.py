@@ -27,8 +27,8 @@ def draw(table: Path, gate: float, plot: Path) -> None:
     with table.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["minutes"]]
     rows.sort(key=lambda row: float(row["minutes"]))
-    presets = [row for row in rows if row["preset"] != "attempt"]
-    others = [row for row in rows if row["preset"] == "attempt"]
+    others, scratch = ([r for r in rows if r["preset"] == kind] for kind in ("attempt", "scratch"))
+    presets = [row for row in rows if row["preset"] not in ("attempt", "scratch")]
     minutes, dev, test = (numbers(presets, name) for name in ("minutes", "dev", "val_accuracy"))
     # "default" first: a user's own matplotlibrc changes nothing.
     with mpl.style.context(["default", STYLE]):
@@ -39,6 +39,8 @@ def draw(table: Path, gate: float, plot: Path) -> None:
         axes.plot(*tried, ".", c="darkgray", label="others that were tried, dev")
         axes.plot(minutes, dev, "o", c="tab:blue", mfc="white", label="presets, dev")
         axes.plot(minutes, test, "o-", c="tab:blue", label="presets, test images")
+        untrained = numbers(scratch, "minutes"), numbers(scratch, "val_accuracy")
+        axes.plot(*untrained, "s-", c="tab:orange", label="trained from scratch, test images")
         for row, x, y in zip(presets, minutes, np.fmax(dev, test), strict=True):
             axes.annotate(row["preset"], (x, y), (0, 7), textcoords="offset points", ha="center")
         axes.axhline(gate, c="tab:red", linestyle="--", zorder=1, label=f"gate {gate:g}")

@@ -29,12 +29,13 @@ def main(params: "Params") -> None:
     data = DataSet()
     train, dev = data.images("train"), data.images("dev")
     prefix = frozen_prefix(params, data.image_shape, paths.WEIGHTS)
-    on_cluster = cluster.ADDRESS in os.environ
+    on_cluster = os.environ.get(cluster.ADDRESS)
     forward = cluster.connect(params, data.image_shape, prefix) if on_cluster else prefix
     store = Store(basis(params), forward, (paths.FEATURES, paths.KEYS), paths.KEPT_FEATURES)
     if store.known and not prefix.is_independent(train[: settings.batch_size]):
         print("activations depend on the rest of a batch: all rows are computed, none copied")
         store.known = {}
+        shutil.rmtree(paths.KEPT_FEATURES, ignore_errors=True)
     with replacing(paths.KEYS) as keys, replacing(paths.FEATURES) as features:
         features.mkdir()
         keys.mkdir()
@@ -61,5 +62,5 @@ def basis(params: "Params") -> str:
     settings = of_stage("features", params)
     # Of this section, only `batch_size` matters to a row; the others select pixels.
     settings["features"] = params.features.batch_size
-    bits = description() | {cluster.ANY_NODE: os.environ.get(cluster.ANY_NODE)}
+    bits = description() | {cluster.ANY_NODE: cluster.any_node()}
     return json.dumps([settings, digests, bits])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stages.params import Params
 
 ROWS, COLUMNS = 8, 5  # of images in a picture
-END = 22  # characters of a name that fit, its last
+END = 22  # last characters of a name, as many as fit
 warnings.filterwarnings("ignore", "Glyph")  # an emoji in a name is drawn as a box
 
 

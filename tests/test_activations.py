@@ -38,10 +38,10 @@ def write(top: Path, prefix: Prefix, basis: str = "basis", **parts: Any) -> None
 class Counted(Prefix):
     """A prefix that counts what it computes and can be interrupted."""
 
-    def __init__(self, limit: int = 10**9) -> None:
+    def __init__(self, limit: int = 10**9, side: int = 8) -> None:
         # The same bits in any batch on any processor.
         pooling = keras.layers.AveragePooling2D(2)
-        super().__init__(keras.Sequential([keras.Input((8, 8, 3)), pooling]), batch_size=50)
+        super().__init__(keras.Sequential([keras.Input((side, side, 3)), pooling]), batch_size=50)
         self.count, self._limit = 0, limit
 
     def __call__(self, images: Iterable[npt.NDArray]) -> Generator[npt.NDArray]:
@@ -135,6 +135,14 @@ def test_rows_of_an_interrupted_run_serve_another(tmp_path: Path) -> None:
     assert computed(tmp_path, a=IMAGES, basis="another") == 2500
 
 
+def test_rows_of_another_shape_are_not_mixed_with_these(tmp_path: Path) -> None:
+    """With `cut: none` a row is an image, of the size at which photos are stored."""
+    interrupted(tmp_path, 2100, a=IMAGES)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, Counted(2100, side=4), a=IMAGES[:, :4, :4])
+    assert computed(tmp_path, a=IMAGES) == 2500
+
+
 @pytest.mark.parametrize("suffix", [".rows", ".keys"])
 @pytest.mark.parametrize("size", [None, 0, 1, 100, 10_000])
 def test_damaged_files_of_an_interrupted_run_are_computed_again(
@@ -149,7 +157,7 @@ def test_damaged_files_of_an_interrupted_run_are_computed_again(
     assert computed(tmp_path, a=IMAGES) == 2500  # nothing was left to be copied
 
 
-@pytest.mark.parametrize("limit", [150_000, 200_000])  # bytes: in the rows of 2,000 images or all
+@pytest.mark.parametrize("limit", [150_000, 200_000])  # bytes; all rows are 240,000
 def test_a_full_disk_is_an_error_and_leaves_no_output(tmp_path: Path, limit: int) -> None:
     """At the third piece to be kept, or the output before it; then the run is continued."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -132,6 +132,7 @@ def test_the_plot_has_a_mark_for_what_was_measured(tmp_path: Path) -> None:
     assert "attempt" not in texts
     assert drawn(tmp_path, rows + "attempt,,0.9,\nattempt,3,,\n") == svg  # nothing to draw
     assert drawn(tmp_path, rows.replace("0.88", "0.89")) != svg
+    assert drawn(tmp_path, rows + "scratch,20,0.9,0.9\n") != svg
     assert drawn(tmp_path, rows, gate=0.9) != svg
     assert b"untested" in drawn(tmp_path, rows + "untested,20,0.92,\n")
 

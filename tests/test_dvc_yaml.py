@@ -1,4 +1,4 @@
-"""dvc.yaml says the truth about the code, and the code keeps the rule of the house."""
+"""dvc.yaml lists what the code reads, and modules import only what they may."""
 
 import ast
 import re
@@ -108,7 +108,7 @@ def test_every_setting_is_some_stages() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
-def test_the_rule_of_the_house(path: Path) -> None:
+def test_modules_import_only_what_they_may(path: Path) -> None:
     """Folders import neither a stage nor each other, and nothing imports what stands outside."""
     for file in files(imports(path, for_types_too=True)):
         name = str(file.relative_to(PROJECT))

@@ -12,7 +12,7 @@ from stages.nets.folding import foldable, folded
 IMAGES = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
 
 
-def with_a_past(image: keras.KerasTensor, output: keras.KerasTensor) -> keras.Model:
+def with_random_weights(image: keras.KerasTensor, output: keras.KerasTensor) -> keras.Model:
     """Return a net without a weight at its initial value, as training leaves it."""
     net = keras.Model(image, output)
     rng = np.random.default_rng(2)
@@ -37,7 +37,7 @@ def test_a_folded_net_gives_the_same_and_the_net_stays(
     image = keras.Input((8, 8, 3))
     x = keras.layers.BatchNormalization(name="first")(image)  # nothing before it to fold it into
     x = keras.layers.BatchNormalization(**options)(convolution(use_bias=use_bias)(x))
-    net = with_a_past(image, keras.layers.Conv2D(2, 1, name="last")(keras.layers.ReLU()(x)))
+    net = with_random_weights(image, keras.layers.Conv2D(2, 1, name="last")(keras.layers.ReLU()(x)))
     before, expected = net.get_weights(), net(IMAGES).numpy()
 
     fast = folded(net)
@@ -53,6 +53,6 @@ def test_a_convolution_that_something_else_reads_is_left_alone() -> None:
     x = keras.layers.Conv2D(3, 1, name="read_twice")(x)
     x = keras.layers.Add()([x, keras.layers.BatchNormalization()(x)])
     x = keras.layers.Conv2D(3, 1, activation="relu", name="not_linear")(x)
-    net = with_a_past(image, keras.layers.BatchNormalization()(x))
+    net = with_random_weights(image, keras.layers.BatchNormalization()(x))
     assert foldable(net) == []
     np.testing.assert_array_equal(folded(net)(IMAGES), net(IMAGES))

@@ -94,7 +94,7 @@ SLOW = ("backbone", "features", "train_head", "fine_tune", "evaluate")
     ],
 )
 def test_a_full_disk_is_one_line_and_nothing_half_written(project: Project, stage: str) -> None:
-    """Files that may not grow beyond 512 bytes stand for the disk."""
+    """The disk is simulated by a limit of 512 bytes for each file."""
     before = state(project)
     said = one_line(project.run("sh", "-c", f"ulimit -f 1; exec python3 -m stages {stage}"))
     assert re.match(r"error: data/\S+: File too large; fix this, then run `dvc repro` ", said)

@@ -103,7 +103,8 @@ class Store:
     def __init__(
         self, basis: str, prefix: "Prefix | Cluster", outputs: Collection[Path], kept: Path
     ) -> None:
-        self._basis, self._prefix = hashlib.sha256(basis.encode()), prefix
+        # With the shape: one file of kept rows has rows of one shape.
+        self._basis, self._prefix = hashlib.sha256(f"{basis} {prefix.shape}".encode()), prefix
         self.known = dict(_rows(cached(outputs)))
         self._kept = kept / f"{self._basis.hexdigest()}.rows"
         self._kept_keys = self._kept.with_suffix(".keys")

@@ -3,7 +3,7 @@
 With fixed averages BatchNormalization is a multiplication and an addition per channel, which a
 convolution's kernel and bias can do (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section
 3.2). Keras computes them as separate operations, which takes about as long as the convolutions on
-a CPU. Only for the frozen passes: what is trained or saved keeps its BatchNormalization.
+a CPU. For frozen passes and inference: what is trained or saved keeps its BatchNormalization.
 """
 
 from typing import Any

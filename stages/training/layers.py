@@ -18,7 +18,7 @@ Mode = Literal["frozen", "adapting"]
 
 
 class InHalves(keras.layers.Layer):
-    """A model that computes the two halves of a batch one by one.
+    """A model that computes the two halves of a batch separately.
 
     In training, BatchNormalization normalizes each half by itself and its averages are updated by
     both (Ghost Batch Normalization, Hoffer et al. 2017, https://arxiv.org/abs/1705.08741, section
