@@ -48,7 +48,7 @@ def draw(table: Path, gate: float, plot: Path) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right")
         with replacing(plot) as partial:
             figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
 

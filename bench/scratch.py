@@ -1,4 +1,4 @@
-"""A small network trained from scratch on CIFAR-10: `python -m bench.scratch MINUTES SEED`.
+"""A network trained from scratch on CIFAR-10: `python -m bench.scratch MINUTES SEED`.
 
 After airbench94 (Jordan 2024, https://arxiv.org/abs/2404.00498): a fixed whitening convolution,
 Nesterov SGD, lookahead, alternating flips, test-time augmentation. Its triangular schedule is over
