@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import cluster, paths
-from stages.data.activations import Prefix, Store
+from stages.data.activations import Prefix, Store, cached
 from stages.data.dataset import DataSet
 from stages.data.views import View
 from stages.files import digest, replacing
@@ -31,7 +31,7 @@ def main(params: "Params") -> None:
     prefix = frozen_prefix(params, data.image_shape, paths.WEIGHTS)
     on_cluster = os.environ.get(cluster.ADDRESS)
     forward = cluster.connect(params, data.image_shape, prefix) if on_cluster else prefix
-    store = Store(basis(params), forward, (paths.FEATURES, paths.KEYS), paths.KEPT_FEATURES)
+    store = Store(basis(params), forward, cached("features"), paths.KEPT_FEATURES)
     if store.known and not prefix.is_independent(train[: settings.batch_size]):
         print("activations depend on the rest of a batch: all rows are computed, none copied")
         store.known = {}
@@ -62,5 +62,5 @@ def basis(params: "Params") -> str:
     settings = of_stage("features", params)
     # Of this section, only `batch_size` matters to a row; the others select pixels.
     settings["features"] = params.features.batch_size
-    bits = description() | {cluster.ANY_NODE: cluster.any_node()}
+    bits = description() | {cluster.ANY_NODE: os.environ.get(cluster.ANY_NODE) == "1"}
     return json.dumps([settings, digests, bits])

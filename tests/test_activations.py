@@ -20,6 +20,7 @@ from stages.errors import PipelineError
 from stages.files import mapped, replacing
 from tests.conftest import ALL
 
+ROW = 4 * 4 * 3 * 2  # bytes
 IMAGES = np.random.default_rng(1).integers(0, 256, (2500, 8, 8, 3)).astype(np.uint8)
 
 
@@ -29,7 +30,7 @@ def write(top: Path, prefix: Prefix, basis: str = "basis", **parts: Any) -> None
     with replacing(outputs[1]) as keys, replacing(outputs[0]) as features:
         features.mkdir()
         keys.mkdir()
-        store = Store(basis, prefix, outputs, top / "kept")
+        store = Store(basis, prefix, {}, top / "kept")
         for name, images in parts.items():
             store.write(features / f"{name}.npy", keys, images)
     shutil.rmtree(top / "kept", ignore_errors=True)
@@ -112,25 +113,25 @@ def test_dependence_on_the_rest_of_a_batch_is_noticed() -> None:
     assert not Prefix(centered, batch_size=8).is_independent(images)
 
 
-@pytest.mark.parametrize("limit", [0, 999, 1000, 1500, 2499])
+@pytest.mark.parametrize("limit", [0, 1, 1500, 2499])
 def test_an_interrupted_run_is_continued(tmp_path: Path, limit: int) -> None:
     interrupted(tmp_path, limit, a=IMAGES)
-    assert computed(tmp_path, a=IMAGES) == 2500 - limit // 1000 * 1000
+    assert computed(tmp_path, a=IMAGES) == 2500 - limit
 
 
-def test_an_interrupted_run_keeps_whole_files_of_less_than_a_piece(tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_the_rows_of_all_its_files(tmp_path: Path) -> None:
     files: dict[str, Any] = {name: IMAGES[800 * i : 800 * (i + 1)] for i, name in enumerate("abc")}
     interrupted(tmp_path, 2000, **files)
-    assert computed(tmp_path, **files) == 800
+    assert computed(tmp_path, **files) == 400
 
 
 def test_rows_of_an_interrupted_run_serve_another(tmp_path: Path) -> None:
     interrupted(tmp_path, 2100, a=IMAGES)
     interrupted(tmp_path, 0, a=IMAGES[::-1])
-    assert computed(tmp_path, a=IMAGES[1:]) == 500
+    assert computed(tmp_path, a=IMAGES[1:]) == 400
     interrupted(tmp_path, 1200, a=IMAGES)
-    interrupted(tmp_path, 1300, a=IMAGES)
-    assert computed(tmp_path, a=IMAGES[1:][::-1]) == 500
+    interrupted(tmp_path, 900, a=IMAGES)
+    assert computed(tmp_path, a=IMAGES[1:][::-1]) == 400
     interrupted(tmp_path, 2100, a=IMAGES)
     assert computed(tmp_path, a=IMAGES, basis="another") == 2500
 
@@ -143,32 +144,34 @@ def test_rows_of_another_shape_are_not_mixed_with_these(tmp_path: Path) -> None:
     assert computed(tmp_path, a=IMAGES) == 2500
 
 
-@pytest.mark.parametrize("suffix", [".rows", ".keys"])
 @pytest.mark.parametrize("size", [None, 0, 1, 100, 10_000])
-def test_damaged_files_of_an_interrupted_run_are_computed_again(
-    tmp_path: Path, suffix: str, size: int | None
+def test_a_damaged_file_of_an_interrupted_run_is_computed_again(
+    tmp_path: Path, size: int | None
 ) -> None:
     """Missing, or truncated anywhere; the rest is used."""
     interrupted(tmp_path, 2100, a=IMAGES)
-    (path,) = (tmp_path / "kept").glob(f"*{suffix}")
+    (path,) = (tmp_path / "kept").iterdir()
     path.unlink() if size is None else path.write_bytes(path.read_bytes()[:size])
-    kept = (size or 0) // (KEY if suffix == ".keys" else 4 * 4 * 3 * 2)
-    assert computed(tmp_path, a=IMAGES) == 2500 - kept
+    interrupted(tmp_path, 500, a=IMAGES)  # appended to what is left
+    assert computed(tmp_path, a=IMAGES) == 2500 - (size or 0) // (KEY + ROW) - 500
     assert computed(tmp_path, a=IMAGES) == 2500  # nothing was left to be copied
 
 
-@pytest.mark.parametrize("limit", [150_000, 200_000])  # bytes; all rows are 240,000
-def test_a_full_disk_is_an_error_and_leaves_no_output(tmp_path: Path, limit: int) -> None:
-    """At the third piece to be kept, or the output before it; then the run is continued."""
+@pytest.mark.parametrize(("limit", "kept"), [(150_000, 0), (200_000, 0), (150_000, 2000)])
+def test_a_full_disk_is_an_error_and_leaves_no_output(
+    tmp_path: Path, limit: int, kept: int
+) -> None:
+    """While a row is kept, or one is copied to the output; then the run is continued."""
+    interrupted(tmp_path, kept, a=IMAGES)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # a write beyond it fails
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # bytes; a write beyond it fails
     try:
         with pytest.raises(OSError, match=r"File too large: '.*/features'"):
             write(tmp_path, Counted(), a=IMAGES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.glob("*")] == ["kept"]
-    assert computed(tmp_path, a=IMAGES) == 2500 - limit // (4 * 4 * 3 * 2) // 1000 * 1000
+    assert computed(tmp_path, a=IMAGES) == 2500 - (kept or limit // (KEY + ROW))
 
 
 @pytest.mark.parametrize("share", [0, 0.5])

@@ -124,6 +124,8 @@ def test_there_are_as_many_threads_as_processors() -> None:
 
 
 CONVOLUTION = """
+import os
+os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
 from unittest import mock
 import keras
 from stages import runtime
@@ -137,6 +139,9 @@ show()
 with mock.patch.object(cpu, "description", lambda: {"instructions": "avx2 avx512f"}):
     cpu.set_up()
 show()
+with mock.patch.dict(os.environ, {"ONEDNN_MAX_CPU_ISA": "AVX2"}):
+    cpu.set_up()
+show()
 cpu.set_up()
 show()
 """
@@ -146,8 +151,9 @@ def test_bfloat16_is_used_where_the_processor_has_it_and_changes_little() -> Non
     arguments = [sys.executable, "-c", CONVOLUTION]
     said = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
     lines = [line for line in said.stdout.splitlines() if line.startswith("[")]
-    exact, older, rounded = (np.array(json.loads(line)) for line in lines)
+    exact, older, limited, rounded = (np.array(json.loads(line)) for line in lines)
     np.testing.assert_array_equal(older, exact)
+    np.testing.assert_array_equal(limited, exact)
     if "avx512_bf16" in runtime.description()["instructions"].split():
         assert (rounded != exact).any()
         np.testing.assert_allclose(rounded, exact, atol=0.05)

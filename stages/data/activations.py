@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,8 +47,8 @@ class Prefix:
 
     Attributes:
         shape: of an image's activations.
-        piece: images after which results are stored, or sent over a network: whole batches, about
-            1,000 images, fewer if they or their activations exceed 64 MiB.
+        piece: images to send over a network at a time: whole batches, about 1,000 images, fewer if
+            they or their activations exceed 64 MiB.
     """
 
     def __init__(self, model: keras.Model, batch_size: int) -> None:
@@ -92,32 +92,28 @@ class Store:
     Args:
         basis: names everything that a row depends on besides its pixels.
         prefix: computes the other rows.
-        outputs: folders of the stage's outputs; rows that DVC's cache has of them are copied.
-        kept: folder to save computed rows in, a piece at a time, for the next run to copy if this
-            one is interrupted.
+        known: array and index of each row that an earlier run has stored, by its key.
+        kept: folder to save computed rows in, for the next run to copy if this one is interrupted.
 
     Attributes:
-        known: array and index of each stored row, by its key.
+        known: with the rows of interrupted runs.
     """
 
     def __init__(
-        self, basis: str, prefix: "Prefix | Cluster", outputs: Collection[Path], kept: Path
+        self, basis: str, prefix: "Prefix | Cluster", known: dict[bytes, Stored], kept: Path
     ) -> None:
         # With the shape: one file of kept rows has rows of one shape.
         self._basis, self._prefix = hashlib.sha256(f"{basis} {prefix.shape}".encode()), prefix
-        self.known = dict(_rows(cached(outputs)))
-        self._kept = kept / f"{self._basis.hexdigest()}.rows"
-        self._kept_keys = self._kept.with_suffix(".keys")
-        if self._kept.exists() and self._kept_keys.exists():
-            size = 2 * math.prod(prefix.shape)
-            count = min(self._kept.stat().st_size // size, self._kept_keys.stat().st_size // KEY)
-            os.truncate(self._kept, count * size)
-            os.truncate(self._kept_keys, count * KEY)
-            if count:
-                array = np.memmap(self._kept, np.float16, "r", shape=(count, *prefix.shape))
-                self.known.update(_indexed(self._kept_keys.read_bytes(), array))
-        else:  # nothing, or rows of other settings or code
+        self.known = known
+        self._kept = kept / self._basis.hexdigest()
+        if not self._kept.exists():  # nothing, or rows of other settings or code
             shutil.rmtree(kept, ignore_errors=True)
+            return
+        record = np.dtype([("key", f"V{KEY}"), ("row", np.float16, prefix.shape)])
+        if count := self._kept.stat().st_size // record.itemsize:
+            records = np.memmap(self._kept, record, "r", shape=count)
+            self.known.update(_indexed(records["key"].tobytes(), records["row"]))
+        os.truncate(self._kept, count * record.itemsize)
 
     def write(self, path: Path, keys_folder: Path, images: "npt.NDArray | Rows | View") -> None:
         """Write the activations of images (n, ...) to NAME.npy, their keys to NAME.keys.
@@ -159,28 +155,17 @@ class Store:
                         self._computed += 1
                         yield image
 
-        computed: list[Row] = []
-        with contextlib.closing(self._prefix(new())) as activations:
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        with self._kept.open("ab") as kept, contextlib.closing(self._prefix(new())) as activations:
             for row in chain(activations, [None]):  # None: all images are read
                 while order and order[0] in self.known:
                     key = order.popleft()
                     array, number = self.known[key]
                     yield key, array[number]
                 if row is not None:
-                    computed.append((order.popleft(), row))
-                    yield computed[-1]
-                if row is None or len(computed) == self._prefix.piece:
-                    self._keep(computed)
-                    computed = []
-
-    def _keep(self, rows: list[Row]) -> None:
-        self._kept.parent.mkdir(parents=True, exist_ok=True)
-        with self._kept.open("ab") as file:
-            file.writelines(row.data for _, row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        with self._kept_keys.open("ab") as file:  # after the rows that they name
-            file.writelines(key for key, _ in rows)
+                    key = order.popleft()
+                    kept.write(key + row.tobytes())
+                    yield key, row
 
     def _key(self, image: npt.NDArray) -> bytes:
         key = self._basis.copy()
@@ -195,39 +180,30 @@ def batched(images: Iterable[npt.NDArray], size: int) -> Iterator[npt.NDArray]:
         yield np.stack(batch)
 
 
-def cached(outputs: Collection[Path]) -> dict[str, Path]:
-    """Return where DVC's cache has the files of output folders of the last run, by name.
+def cached(stage: str) -> dict[bytes, Stored]:
+    """Return array and index of each row that the stage's last run has stored, by its key.
 
-    DVC removes an output before it runs the stage, but dvc.lock still names it. The cache is as in
-    https://dvc.org/doc/user-guide/project-structure/internal-files.
+    DVC has removed these outputs (`persist: true` would leave them, but exclude the stage from the
+    run cache); they are still in its cache, which is as in
+    https://dvc.org/doc/user-guide/project-structure/internal-files, and named by dvc.lock.
     """
-    files: dict[str, Path] = {}
-    # No DVC, no run yet, not in this cache, or damaged there: all is computed.
+    rows: dict[bytes, Stored] = {}
+    # No DVC, no run yet, not in this cache: all is computed.
     with contextlib.suppress(Exception):
-        lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))
-        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
-        digests = [out["md5"] for out in outs if Path(out["path"]) in outputs]
-        if not digests:  # saves the start of DVC
-            return files
+        outs = yaml.safe_load(Path("dvc.lock").read_bytes())["stages"][stage]["outs"]
         command = [sys.executable, "-m", "dvc", "cache", "dir"]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        cache = Path(result.stdout.strip(), "files", "md5")
-        for md5 in digests:
-            for file in json.loads((cache / md5[:2] / md5[2:]).read_text(encoding="utf-8")):
-                path = cache / file["md5"][:2] / file["md5"][2:]
-                if digest(path, "md5") == file["md5"]:
-                    files[file["relpath"]] = path
-    return files
+        cache = Path(subprocess.check_output(command, text=True).strip(), "files", "md5")
 
+        def of(md5: str) -> Path:
+            return cache / md5[:2] / md5[2:]
 
-def _rows(files: dict[str, Path]) -> Iterator[tuple[bytes, Stored]]:
-    """Yield the key of each stored row, and the array and index that it has."""
-    for name, path in files.items():
-        # What is damaged or missing is computed.
-        with contextlib.suppress(OSError, KeyError, PipelineError):
-            if name.endswith(".npy"):
-                keys, array = files[f"{name[:-4]}.keys"].read_bytes(), mapped(path)
-                yield from _indexed(keys, array)
+        files = [file for out in outs for file in json.loads(of(out["md5"]).read_bytes())]
+        # Without what is damaged there.
+        paths = {f["relpath"]: p for f in files if digest(p := of(f["md5"]), "md5") == f["md5"]}
+        for name in (name for name in paths if name.endswith(".npy")):
+            keys = paths.get(f"{name[:-4]}.keys", Path(os.devnull)).read_bytes()
+            rows.update(_indexed(keys, mapped(paths[name])))
+    return rows
 
 
 def _indexed(keys: bytes, array: npt.NDArray[np.float16]) -> Iterator[tuple[bytes, Stored]]:

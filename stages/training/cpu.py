@@ -21,7 +21,8 @@ def set_up(at_once: int = 1) -> bool:
     """Set threads; let TensorFlow convolve in bfloat16 if the processor has instructions for it.
 
     In bfloat16 weights, sums and statistics stay float32 (Kalamkar et al. 2019,
-    https://arxiv.org/abs/1905.12322). On other processors it would be emulated, and is not used.
+    https://arxiv.org/abs/1905.12322). On other processors it would be emulated, and is not used;
+    nor if ONEDNN_MAX_CPU_ISA is set, which limits instructions to simulate another processor.
 
     Args:
         at_once: number of large operations in parallel. With no more processors than that, one
@@ -36,7 +37,8 @@ def set_up(at_once: int = 1) -> bool:
     if loky.cpu_count() <= at_once:
         with contextlib.suppress(RuntimeError):  # it has computed already, as it can have in a test
             tf.config.threading.set_intra_op_parallelism_threads(1)
-    if "avx512_bf16" not in description()["instructions"].split():
+    found = description()
+    if "ONEDNN_MAX_CPU_ISA" in found or "avx512_bf16" not in found["instructions"].split():
         return False
     # This gradient with respect to the input is slower in bfloat16, by a factor of four.
     os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"] = (
