@@ -76,6 +76,8 @@ class Features(_Section):
     flip: Annotated[bool, Field(strict=True)]
     shift: Fraction
     zoom: Fraction
+    color: Fraction
+    rotation: Annotated[Number, Field(ge=0, le=180)]  # degrees
     batch_size: Count
     seed: Seed
 
