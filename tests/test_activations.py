@@ -113,7 +113,7 @@ def test_dependence_on_the_rest_of_a_batch_is_noticed() -> None:
     assert not Prefix(centered, batch_size=8).is_independent(images)
 
 
-@pytest.mark.parametrize("limit", [0, 1, 1500, 2499])
+@pytest.mark.parametrize("limit", [0, 1, 999, 1000, 1500, 2499])
 def test_an_interrupted_run_is_continued(tmp_path: Path, limit: int) -> None:
     interrupted(tmp_path, limit, a=IMAGES)
     assert computed(tmp_path, a=IMAGES) == 2500 - limit
