@@ -33,6 +33,11 @@ OUTSTANDING = 2  # pieces per node: one is computed while another is sent
 HEAD, NODE = 20, 300  # seconds to wait for an answer of each
 
 
+def any_node() -> bool:
+    """Tell whether nodes are used whose environment differs."""
+    return os.environ.get(ANY_NODE) == "1"
+
+
 def connect(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> "Cluster":
     """Connect to the cluster at RAY_ADDRESS; start an actor on each node that fits.
 
@@ -152,7 +157,7 @@ def _fitting(ray: Any, *arguments: Any) -> dict[str, Any]:
             keys = sorted({*here, *there} - {"OMP_NUM_THREADS"})  # Ray sets it
             pairs = [(key, there.get(key), here.get(key)) for key in keys]
             fault = "; ".join(f"{key} is {a!r}, here {b!r}" for key, a, b in pairs if a != b)
-            used = not fault or os.environ.get(ANY_NODE) == "1"
+            used = not fault or any_node()
         except ray.exceptions.RayError as error:
             fault, used = reason(getattr(error, "cause", None) or error), False
         if fault:

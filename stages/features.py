@@ -62,5 +62,5 @@ def basis(params: "Params") -> str:
     settings = of_stage("features", params)
     # Of this section, only `batch_size` matters to a row; the others select pixels.
     settings["features"] = params.features.batch_size
-    bits = description() | {cluster.ANY_NODE: os.environ.get(cluster.ANY_NODE) == "1"}
+    bits = description() | {cluster.ANY_NODE: cluster.any_node()}
     return json.dumps([settings, digests, bits])

@@ -200,9 +200,9 @@ def cached(stage: str) -> dict[bytes, Stored]:
         files = [file for out in outs for file in json.loads(of(out["md5"]).read_bytes())]
         # Without what is damaged there.
         paths = {f["relpath"]: p for f in files if digest(p := of(f["md5"]), "md5") == f["md5"]}
-        for name in (name for name in paths if name.endswith(".npy")):
-            keys = paths.get(f"{name[:-4]}.keys", Path(os.devnull)).read_bytes()
-            rows.update(_indexed(keys, mapped(paths[name])))
+        for name, path in paths.items():
+            if name.endswith(".npy") and (keys := paths.get(f"{name[:-4]}.keys")):
+                rows.update(_indexed(keys.read_bytes(), mapped(path)))
     return rows
 
 
