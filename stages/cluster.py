@@ -1,11 +1,10 @@
-"""The frozen prefix on a Ray cluster: each node computes some pieces of the images.
+"""The frozen prefix on a Ray cluster: each node computes some of the batches.
 
 Used by `features` if RAY_ADDRESS is set; otherwise Ray is not imported. See docs/cluster.md.
 """
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import tempfile
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from stages.params import Params
 
 ADDRESS, ANY_NODE = "RAY_ADDRESS", "CLUSTER_ANY_NODE"  # environment variables
-OUTSTANDING = 2  # pieces per node: one is computed while another is sent
+OUTSTANDING = 8  # batches per node: one is computed while others are sent
 HEAD, NODE = 20, 300  # seconds to wait for an answer of each
 
 
@@ -52,8 +51,8 @@ def connect(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> "
     ray = _connected(os.environ[ADDRESS])
     actors = _fitting(ray, params, image_shape)
     print(f"cluster: computing on {', '.join(actors)}", flush=True)
-    weights = np.fromfile(WEIGHTS, np.uint8)
-    return Cluster(ray, list(actors.values()), weights, prefix.shape, prefix.piece)
+    weights, size = np.fromfile(WEIGHTS, np.uint8), params.features.batch_size
+    return Cluster(ray, list(actors.values()), weights, prefix.shape, size)
 
 
 @dataclass
@@ -64,22 +63,21 @@ class Cluster:
     actors: list[Any]
     weights: npt.NDArray[np.uint8]  # bytes of the file
     shape: tuple[int, ...]
-    piece: int
+    batch_size: int
 
     def __call__(self, images: Iterable[npt.NDArray]) -> Generator[npt.NDArray[np.float16]]:
-        """Yield the activations of each image; pieces are sent to the nodes in turn.
+        """Yield the activations of each image; batches are sent to the nodes in turn.
 
         Raises:
             PipelineError: a node is lost; or as `prefix` does.
         """
         ray, pending, turn = self.ray, deque[Any](), cycle(self.actors)
-        limit = OUTSTANDING * len(self.actors)
         try:
             weights = ray.put(self.weights)
-            for piece in chain(batched(images, self.piece), [None]):  # None: all are sent
-                if piece is not None:
-                    pending.append(next(turn).compute.remote(weights, piece))
-                while pending and (piece is None or len(pending) == limit):
+            for batch in chain(batched(images, self.batch_size), [None]):  # None: all are sent
+                if batch is not None:
+                    pending.append(next(turn).compute.remote(weights, batch))
+                while pending and (batch is None or len(pending) == OUTSTANDING * len(self.actors)):
                     yield from ray.get(pending[0])
                     pending.popleft()
         except ray.exceptions.RayTaskError as error:
@@ -92,7 +90,7 @@ class Cluster:
             ) from None
         finally:
             if pending:  # an error, or Ctrl-C
-                ray.shutdown()  # ends the actors; at exit, Ray would print a line for each piece
+                ray.shutdown()  # ends the actors; at exit, Ray would print a line for each batch
 
 
 class _Actor:
@@ -103,7 +101,7 @@ class _Actor:
     def description(self) -> dict[str, Any]:
         return description()
 
-    def compute(self, weights: npt.NDArray, piece: npt.NDArray) -> npt.NDArray[np.float16]:
+    def compute(self, weights: npt.NDArray, batch: npt.NDArray) -> npt.NDArray[np.float16]:
         from stages.features import frozen_prefix  # which imports this module
 
         if self._prefix is None:
@@ -111,7 +109,7 @@ class _Actor:
                 path = Path(folder, WEIGHTS.name)
                 weights.tofile(path)
                 self._prefix = frozen_prefix(self._params, self._image_shape, path)
-        return np.stack(list(self._prefix(piece)))
+        return np.stack(list(self._prefix(batch)))
 
 
 def _connected(address: str) -> Any:
@@ -125,12 +123,11 @@ def _connected(address: str) -> Any:
         host, _, port = address.rpartition(":")
         # If no server listens, `ray.init` tries for minutes and may end the process.
         socket.create_connection((host, int(port)), HEAD).close()
-        # With py_modules, a checkout on a node at this project's path would be imported instead.
-        with tempfile.TemporaryDirectory() as sent:
-            code, ignored = Path(__file__).parent, shutil.ignore_patterns("__pycache__")
-            shutil.copytree(code, Path(sent, code.name), ignore=ignored)
-            silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-            ray.init(address, runtime_env={"working_dir": sent}, **silent)
+        # Only this package. With py_modules, a checkout on a node at this project's path would be
+        # imported instead.
+        top, others = str(Path(__file__).parents[1]), ["/*", "!/.", "!/stages"]
+        silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        ray.init(address, runtime_env={"working_dir": top, "excludes": others}, **silent)
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise PipelineError(
             f"{ADDRESS}={address}: {reason(error)}; expected host:port of a running head node, "

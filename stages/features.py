@@ -34,8 +34,8 @@ def main(params: "Params") -> None:
     store = Store(basis(params), forward, cached("features"), paths.KEPT_FEATURES)
     if store.known and not prefix.is_independent(train[: settings.batch_size]):
         print("activations depend on the rest of a batch: all rows are computed, none copied")
-        store.known = {}
-        shutil.rmtree(paths.KEPT_FEATURES, ignore_errors=True)
+        shutil.rmtree(paths.KEPT_FEATURES)
+        store = Store(basis(params), forward, {}, paths.KEPT_FEATURES)
     with replacing(paths.KEYS) as keys, replacing(paths.FEATURES) as features:
         features.mkdir()
         keys.mkdir()

@@ -83,13 +83,9 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def computed(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose features were computed without a cluster, in pieces of 20 images."""
+    """A project whose features were computed without a cluster, in batches of 10 images."""
     project = fresh.copy(tmp_path_factory.mktemp("computed"))
     project.set(features={"batch_size": 10})
-    code = project.folder / "stages/data/activations.py"
-    text = code.read_text()
-    assert text.count("min(1_000, ") == 1
-    code.write_text(text.replace("min(1_000, ", "min(20, "))
     for stage in ("download", "backbone", "preprocess", "features"):
         done = project.stage(stage)
         assert done.returncode == 0, done.stderr
@@ -139,6 +135,8 @@ def test_two_nodes_compute_the_same_bytes_though_a_process_is_killed(
         half_way(project, process)
         project.wait_until(lambda: len(nodes.actors()) == 2)  # the third's has ended
         before = set(nodes.actors())
+        sent = {path.name for actor in before for path in Path(f"/proc/{actor}/cwd").iterdir()}
+        assert sent == {"stages"}  # no data
         os.kill(min(before), signal.SIGKILL)
         project.wait_until(lambda: bool(set(nodes.actors()) - before))  # another one is started
         assert process.wait(LIMIT) == 0, project.log.read_text()
@@ -223,7 +221,7 @@ def test_an_error_is_that_of_the_prefix_or_of_the_node(
     ray: Any, number: int, expected: str
 ) -> None:
     class Actor:  # pickled by value, because it is local
-        def compute(self, code: npt.NDArray, piece: npt.NDArray) -> npt.NDArray:
+        def compute(self, code: npt.NDArray, batch: npt.NDArray) -> npt.NDArray:
             if code[0]:
                 os._exit(code[0])
             raise PipelineError("an activation of 1e+05 does not fit float16")

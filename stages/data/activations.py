@@ -7,7 +7,6 @@ an earlier run has stored, be it finished or interrupted, is copied; the others 
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import keras
 import numpy as np
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
 
 KEY = hashlib.sha256().digest_size
 AT_ONCE = 64  # images read at a time
-Row = tuple[bytes, npt.NDArray[np.float16]]  # key and activations
-Stored = tuple[npt.NDArray[np.float16], int]  # array and index of a row
+Known = dict[bytes, npt.NDArray[np.float16]]  # stored activations by key
 
 
 class Prefix:
@@ -47,16 +45,11 @@ class Prefix:
 
     Attributes:
         shape: of an image's activations.
-        piece: images to send over a network at a time: whole batches, about 1,000 images, fewer if
-            they or their activations exceed 64 MiB.
     """
 
     def __init__(self, model: keras.Model, batch_size: int) -> None:
         self._model, self._size = model, batch_size
         self.shape = tuple(model.output_shape[1:])
-        largest = max(2 * math.prod(self.shape), math.prod(model.input_shape[1:]))  # bytes
-        images = min(1_000, 2**26 // largest + 1)
-        self.piece = math.ceil(images / batch_size) * batch_size
 
     def __call__(self, images: Iterable[npt.NDArray]) -> Generator[npt.NDArray[np.float16]]:
         """Yield the activations of each image.
@@ -92,28 +85,27 @@ class Store:
     Args:
         basis: names everything that a row depends on besides its pixels.
         prefix: computes the other rows.
-        known: array and index of each row that an earlier run has stored, by its key.
+        known: rows that an earlier run has stored.
         kept: folder to save computed rows in, for the next run to copy if this one is interrupted.
 
     Attributes:
         known: with the rows of interrupted runs.
     """
 
-    def __init__(
-        self, basis: str, prefix: "Prefix | Cluster", known: dict[bytes, Stored], kept: Path
-    ) -> None:
+    def __init__(self, basis: str, prefix: "Prefix | Cluster", known: Known, kept: Path) -> None:
         # With the shape: one file of kept rows has rows of one shape.
         self._basis, self._prefix = hashlib.sha256(f"{basis} {prefix.shape}".encode()), prefix
         self.known = known
+        self._record = np.dtype([("key", f"V{KEY}"), ("row", np.float16, prefix.shape)])
         self._kept = kept / self._basis.hexdigest()
         if not self._kept.exists():  # nothing, or rows of other settings or code
             shutil.rmtree(kept, ignore_errors=True)
-            return
-        record = np.dtype([("key", f"V{KEY}"), ("row", np.float16, prefix.shape)])
-        if count := self._kept.stat().st_size // record.itemsize:
-            records = np.memmap(self._kept, record, "r", shape=count)
-            self.known.update(_indexed(records["key"].tobytes(), records["row"]))
-        os.truncate(self._kept, count * record.itemsize)
+            kept.mkdir(parents=True)
+            self._kept.touch()
+        if count := self._kept.stat().st_size // self._record.itemsize:
+            records = np.memmap(self._kept, self._record, "r", shape=count)
+            self.known.update(_by_key(records["key"], records["row"]))
+        os.truncate(self._kept, count * self._record.itemsize)
 
     def write(self, path: Path, keys_folder: Path, images: "npt.NDArray | Rows | View") -> None:
         """Write the activations of images (n, ...) to NAME.npy, their keys to NAME.keys.
@@ -122,55 +114,52 @@ class Store:
             PipelineError: as the prefix does.
             OSError: they do not fit on the disk.
         """
-        count, name = len(images), path.stem
-        self._computed = 0
-        with (
-            path.open("wb") as file,
-            (keys_folder / f"{name}.keys").open("wb") as keys,
-            contextlib.closing(self._rows(images)) as rows,
-        ):
+        count, name, start = len(images), path.stem, self._kept.stat().st_size
+        keys_path = keys_folder / f"{name}.keys"
+        shown = tqdm(_each(images), name, count, unit="image", mininterval=2, disable=None)
+        try:
+            with keys_path.open("wb") as keys:
+                self._compute(shown, keys)
+        except PipelineError as error:
+            raise PipelineError(f"{name}: {error}") from error
+        with path.open("wb") as file, keys_path.open("rb") as keys, self._kept.open("rb") as kept:
             shape = (count, *self._prefix.shape)
             header = {"descr": "<f2", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            shown = tqdm(rows, name, count, unit="image", mininterval=2, disable=None)
-            try:
-                for key, row in shown:
-                    keys.write(key)
+            kept.seek(start)
+            while key := keys.read(KEY):
+                if key in self.known:
                     # Not a memory map: a full disk raises OSError instead of SIGBUS.
-                    file.write(row.data)
-            except PipelineError as error:
-                raise PipelineError(f"{name}: {error}") from error
-            size = file.tell() / 2**20
-        print(f"{name}: {count} images, {self._computed} computed, {size:.0f} MiB", flush=True)
+                    file.write(self.known[key].data)
+                else:
+                    file.write(kept.read(self._record.itemsize)[KEY:])
+            computed, size = (kept.tell() - start) // self._record.itemsize, file.tell() / 2**20
+        print(f"{name}: {count} images, {computed} computed, {size:.0f} MiB", flush=True)
 
-    def _rows(self, images: "npt.NDArray | Rows | View") -> Generator[Row]:
-        """Yield key and activations of each image."""
-        order: deque[bytes] = deque()  # keys of what was read and not yet yielded
+    def _compute(self, images: Iterable[npt.NDArray], keys: BinaryIO) -> None:
+        """Write the key of each image to `keys`; append the rows that are not known to `kept`."""
+        waiting: deque[bytes] = deque()  # keys of images that were read and are not yet computed
 
-        def new() -> Iterator[npt.NDArray]:
-            for first in range(0, len(images), AT_ONCE):
-                for image in images[first : first + AT_ONCE]:
-                    order.append(self._key(image))
-                    if order[-1] not in self.known:
-                        self._computed += 1
-                        yield image
+        def unknown() -> Iterator[npt.NDArray]:
+            for image in images:
+                key = self._key(image)
+                keys.write(key)
+                if key not in self.known:
+                    waiting.append(key)
+                    yield image
 
-        self._kept.parent.mkdir(parents=True, exist_ok=True)
-        with self._kept.open("ab") as kept, contextlib.closing(self._prefix(new())) as activations:
-            for row in chain(activations, [None]):  # None: all images are read
-                while order and order[0] in self.known:
-                    key = order.popleft()
-                    array, number = self.known[key]
-                    yield key, array[number]
-                if row is not None:
-                    key = order.popleft()
-                    kept.write(key + row.tobytes())
-                    yield key, row
+        with self._kept.open("ab") as kept, contextlib.closing(self._prefix(unknown())) as rows:
+            for row in rows:
+                kept.write(waiting.popleft() + row.tobytes())
 
     def _key(self, image: npt.NDArray) -> bytes:
         key = self._basis.copy()
         key.update(np.ascontiguousarray(image).data)
         return key.digest()
+
+
+def _each(images: "npt.NDArray | Rows | View") -> Iterator[npt.NDArray]:
+    return chain.from_iterable(images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE))
 
 
 def batched(images: Iterable[npt.NDArray], size: int) -> Iterator[npt.NDArray]:
@@ -180,14 +169,14 @@ def batched(images: Iterable[npt.NDArray], size: int) -> Iterator[npt.NDArray]:
         yield np.stack(batch)
 
 
-def cached(stage: str) -> dict[bytes, Stored]:
-    """Return array and index of each row that the stage's last run has stored, by its key.
+def cached(stage: str) -> Known:
+    """Return the rows that the stage's last run has stored.
 
     DVC has removed these outputs (`persist: true` would leave them, but exclude the stage from the
     run cache); they are still in its cache, which is as in
     https://dvc.org/doc/user-guide/project-structure/internal-files, and named by dvc.lock.
     """
-    rows: dict[bytes, Stored] = {}
+    rows: Known = {}
     # No DVC, no run yet, not in this cache: all is computed.
     with contextlib.suppress(Exception):
         outs = yaml.safe_load(Path("dvc.lock").read_bytes())["stages"][stage]["outs"]
@@ -202,10 +191,10 @@ def cached(stage: str) -> dict[bytes, Stored]:
         paths = {f["relpath"]: p for f in files if digest(p := of(f["md5"]), "md5") == f["md5"]}
         for name, path in paths.items():
             if name.endswith(".npy") and (keys := paths.get(f"{name[:-4]}.keys")):
-                rows.update(_indexed(keys.read_bytes(), mapped(path)))
+                rows.update(_by_key(np.fromfile(keys, f"V{KEY}"), mapped(path)))
     return rows
 
 
-def _indexed(keys: bytes, array: npt.NDArray[np.float16]) -> Iterator[tuple[bytes, Stored]]:
-    for number in range(min(len(array), len(keys) // KEY)):
-        yield keys[number * KEY : (number + 1) * KEY], (array, number)
+def _by_key(keys: npt.NDArray[np.void], rows: npt.NDArray[np.float16]) -> Known:
+    # Rows of an array take less memory than those of a memmap.
+    return {k.tobytes(): row for k, row in zip(keys, np.asarray(rows), strict=True)}
