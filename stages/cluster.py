@@ -5,6 +5,7 @@ Used by `features` if RAY_ADDRESS is set; otherwise Ray is not imported. See doc
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -123,11 +124,13 @@ def _connected(address: str) -> Any:
         host, _, port = address.rpartition(":")
         # If no server listens, `ray.init` tries for minutes and may end the process.
         socket.create_connection((host, int(port)), HEAD).close()
-        # Only this package. With py_modules, a checkout on a node at this project's path would be
-        # imported instead.
-        top, others = str(Path(__file__).parents[1]), ["/*", "!/.", "!/stages"]
-        silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        ray.init(address, runtime_env={"working_dir": top, "excludes": others}, **silent)
+        # With py_modules, a checkout on a node at this project's path would be imported instead. A
+        # copy, because Ray leaves out what a .gitignore above names.
+        with tempfile.TemporaryDirectory() as sent:
+            code, ignored = Path(__file__).parent, shutil.ignore_patterns("__pycache__")
+            shutil.copytree(code, Path(sent, code.name), ignore=ignored)
+            silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+            ray.init(address, runtime_env={"working_dir": sent}, **silent)
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise PipelineError(
             f"{ADDRESS}={address}: {reason(error)}; expected host:port of a running head node, "

@@ -34,7 +34,8 @@ def main(params: "Params") -> None:
     store = Store(basis(params), forward, cached("features"), paths.KEPT_FEATURES)
     if store.known and not prefix.is_independent(train[: settings.batch_size]):
         print("activations depend on the rest of a batch: all rows are computed, none copied")
-        shutil.rmtree(paths.KEPT_FEATURES)
+        for kept in paths.KEPT_FEATURES.iterdir():
+            kept.unlink()
         store = Store(basis(params), forward, {}, paths.KEPT_FEATURES)
     with replacing(paths.KEYS) as keys, replacing(paths.FEATURES) as features:
         features.mkdir()

@@ -95,6 +95,25 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
         csv.writer(file).writerows(rows)
 
 
+def write_rows(
+    path: Path, dtype: str, shape: tuple[int, ...], rows: Iterable[npt.NDArray[Any]]
+) -> None:
+    """Write rows of one shape and type, "|u1" or "<f2", as .npy, one by one.
+
+    Not with a memory map: a full disk then raises OSError, not SIGBUS.
+    """
+    header: dict[str, Any] = {"descr": dtype, "fortran_order": False, "shape": (0, *shape)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        count = 0
+        for row in rows:
+            file.write(np.ascontiguousarray(row).data)
+            count += 1
+        file.seek(0)
+        header["shape"] = (count, *shape)  # as long a text: NumPy leaves room for the number
+        np.lib.format.write_array_header_1_0(file, header)
+
+
 def mapped(path: Path) -> npt.NDArray[Any]:
     """Map an .npy file, read when it is used; raise PipelineError if it is damaged."""
     with reading(path):

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.data import archive, folders, parts, photos
-from stages.data.dataset import PARTS, write_images
+from stages.data.dataset import PARTS
 from stages.errors import PipelineError
-from stages.files import digest, replacing, write_csv
+from stages.files import digest, replacing, write_csv, write_rows
 from stages.paths import ABOUT, ARCHIVE, CIFAR10, IMAGES, LABELS, PHOTOS, SKIPPED
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def cifar10(params: "Params") -> Described:
     split = params.preprocess
     train, dev = stratified_split(data.y_train, split.dev_fraction, split.seed)
     with replacing(IMAGES) as partial:
-        write_images(partial, (32, 32, 3), itertools.chain(data.x_train, data.x_test))
+        write_rows(partial, "|u1", (32, 32, 3), itertools.chain(data.x_train, data.x_test))
     labels = {
         "labels": np.concatenate([data.y_train, data.y_test]).astype(np.uint16),
         "train": train,
@@ -103,7 +103,7 @@ def own_photos(params: "Params") -> Described:
         with folders.opened(place) as (names, read), replacing(IMAGES) as partial:
             listed, classes, loose = folders.layout(names)
             left_out = dict.fromkeys(loose, "in no class folder")
-            write_images(partial, (side, side, 3), images())
+            write_rows(partial, "|u1", (side, side, 3), images())
             if len(left_out) > MAX_UNREADABLE * (total := len(found) + len(left_out)):
                 name, why = next(iter(left_out.items()))
                 raise PipelineError(

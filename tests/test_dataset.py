@@ -1,7 +1,5 @@
-"""The data set on disk: written image by image, read row by row, damage in one line."""
+"""The data set on disk: read row by row, damage in one line."""
 
-import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.data.dataset import PARTS, DataSet, Rows, write_images
+from stages.data.dataset import PARTS, DataSet, Rows
 from stages.errors import PipelineError
 from stages.paths import ABOUT, IMAGES, LABELS
 from tests.drawn import write_data_set
@@ -25,32 +23,6 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [f"\udcff {row}" for row in range(ROWS)]
     named = {"class_names": ["a", "b", "\u00e7"], "aspect": "pad"}
     write_data_set(PIXELS, np.arange(ROWS) % 3, files, **INDEX, **named)
-
-
-@pytest.mark.parametrize("count", [1, 9, 10, 1000])
-def test_numpy_reads_what_was_written(count: int, tmp_path: Path) -> None:
-    images = np.random.default_rng(count).integers(0, 256, (count, 4, 6, 3), np.uint8)
-    write_images(
-        tmp_path / "a.npy", (4, 6, 3), (image[:, ::-1] for image in images)
-    )  # not contiguous
-    found = np.load(tmp_path / "a.npy")
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, images[:, :, ::-1])
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy", mmap_mode="r"), found)
-
-
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    def images(count: int) -> Iterator[np.ndarray]:
-        for number in range(count):
-            yield np.full((100, 100, 3), number % 256, np.uint8)
-
-    write_images(tmp_path / "first.npy", (100, 100, 3), images(2))
-    tracemalloc.start()
-    write_images(tmp_path / "a.npy", (100, 100, 3), images(500))  # 15 MB
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert (tmp_path / "a.npy").stat().st_size > 500 * 30_000
-    assert peak < 10 * 30_000
 
 
 @given(

@@ -1,7 +1,8 @@
 """Outputs are finished or absent; what is damaged is named in one line."""
 
 import os
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from stages.errors import PipelineError
-from stages.files import read_arrays, reading, replacing
+from stages.files import read_arrays, reading, replacing, write_rows
 
 
 def write(path: Path, text: str, folder: bool) -> None:
@@ -88,3 +89,28 @@ def test_what_is_missing_or_forbidden_is_said_to_be_so(tmp_path: Path) -> None:
     assert error.value.filename == str(tmp_path / "a.h5")
     with pytest.raises(IsADirectoryError), reading(tmp_path):
         tmp_path.read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 1000])
+def test_numpy_reads_what_was_written(count: int, tmp_path: Path) -> None:
+    images = np.random.default_rng(count).integers(0, 256, (count, 4, 6, 3), np.uint8)
+    mirrored = (image[:, ::-1] for image in images)  # not contiguous
+    write_rows(tmp_path / "a.npy", "|u1", (4, 6, 3), mirrored)
+    found = np.load(tmp_path / "a.npy")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, images[:, :, ::-1])
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy", mmap_mode="r"), found)
+
+
+def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
+    def images(count: int) -> Iterator[np.ndarray]:
+        for number in range(count):
+            yield np.full((100, 100, 3), number % 256, np.uint8)
+
+    write_rows(tmp_path / "first.npy", "|u1", (100, 100, 3), images(2))
+    tracemalloc.start()
+    write_rows(tmp_path / "a.npy", "|u1", (100, 100, 3), images(500))  # 15 MB
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "a.npy").stat().st_size > 500 * 30_000
+    assert peak < 10 * 30_000

@@ -24,7 +24,7 @@ import yaml
 from tqdm import tqdm
 
 from stages.errors import PipelineError
-from stages.files import digest, mapped
+from stages.files import digest, mapped, write_rows
 
 if TYPE_CHECKING:
     from stages.cluster import Cluster
@@ -85,11 +85,12 @@ class Store:
     Args:
         basis: names everything that a row depends on besides its pixels.
         prefix: computes the other rows.
-        known: rows that an earlier run has stored.
-        kept: folder to save computed rows in, for the next run to copy if this one is interrupted.
+        known: rows that an earlier run has stored, by key.
+        kept: folder that computed rows are first saved in, to be copied to the output: by the next
+            run, too, if this one is interrupted.
 
     Attributes:
-        known: with the rows of interrupted runs.
+        known: these, and the rows of interrupted runs.
     """
 
     def __init__(self, basis: str, prefix: "Prefix | Cluster", known: Known, kept: Path) -> None:
@@ -100,7 +101,7 @@ class Store:
         self._kept = kept / self._basis.hexdigest()
         if not self._kept.exists():  # nothing, or rows of other settings or code
             shutil.rmtree(kept, ignore_errors=True)
-            kept.mkdir(parents=True)
+            kept.mkdir(parents=True, exist_ok=True)
             self._kept.touch()
         if count := self._kept.stat().st_size // self._record.itemsize:
             records = np.memmap(self._kept, self._record, "r", shape=count)
@@ -122,18 +123,11 @@ class Store:
                 self._compute(shown, keys)
         except PipelineError as error:
             raise PipelineError(f"{name}: {error}") from error
-        with path.open("wb") as file, keys_path.open("rb") as keys, self._kept.open("rb") as kept:
-            shape = (count, *self._prefix.shape)
-            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+        with keys_path.open("rb") as keys, self._kept.open("rb") as kept:
             kept.seek(start)
-            while key := keys.read(KEY):
-                if key in self.known:
-                    # Not a memory map: a full disk raises OSError instead of SIGBUS.
-                    file.write(self.known[key].data)
-                else:
-                    file.write(kept.read(self._record.itemsize)[KEY:])
-            computed, size = (kept.tell() - start) // self._record.itemsize, file.tell() / 2**20
+            write_rows(path, "<f2", self._prefix.shape, self._copied(keys, kept))
+            computed = (kept.tell() - start) // self._record.itemsize
+        size = path.stat().st_size / 2**20
         print(f"{name}: {count} images, {computed} computed, {size:.0f} MiB", flush=True)
 
     def _compute(self, images: Iterable[npt.NDArray], keys: BinaryIO) -> None:
@@ -151,6 +145,14 @@ class Store:
         with self._kept.open("ab") as kept, contextlib.closing(self._prefix(unknown())) as rows:
             for row in rows:
                 kept.write(waiting.popleft() + row.tobytes())
+
+    def _copied(self, keys: BinaryIO, kept: BinaryIO) -> Iterator[npt.NDArray[np.float16]]:
+        """Yield the activations under each key: known ones, or the next of those kept."""
+        while key := keys.read(KEY):
+            if key in self.known:
+                yield self.known[key]
+            else:
+                yield np.frombuffer(kept.read(self._record.itemsize), self._record)["row"][0]
 
     def _key(self, image: npt.NDArray) -> bytes:
         key = self._basis.copy()
@@ -170,7 +172,7 @@ def batched(images: Iterable[npt.NDArray], size: int) -> Iterator[npt.NDArray]:
 
 
 def cached(stage: str) -> Known:
-    """Return the rows that the stage's last run has stored.
+    """Return the rows that the stage's last run has stored, by key.
 
     DVC has removed these outputs (`persist: true` would leave them, but exclude the stage from the
     run cache); they are still in its cache, which is as in

@@ -6,8 +6,6 @@ each part, `train`, `dev` and `test`, its rows, int64, a row in one part at most
 """
 
 import json
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,19 +65,3 @@ class DataSet:
 
 def _index(parts: tuple[str, ...]) -> npt.NDArray[np.int64]:
     return np.concatenate(read_arrays(LABELS, *parts))
-
-
-def write_images(
-    path: Path, shape: tuple[int, int, int], images: Iterable[npt.NDArray[np.uint8]]
-) -> None:
-    """Write images of one shape, (height, width, 3), as .npy, one by one."""
-    header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": (0, *shape)}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        count = 0
-        for image in images:
-            file.write(np.ascontiguousarray(image).data)
-            count += 1
-        file.seek(0)
-        header["shape"] = (count, *shape)  # as long a text: NumPy leaves room for the number
-        np.lib.format.write_array_header_1_0(file, header)

@@ -10,10 +10,10 @@ import tempfile
 import threading
 import unicodedata
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -27,8 +27,8 @@ from stages.data.photos import LITTER, printable, walk
 from stages.errors import PipelineError, reason
 from stages.paths import IMAGES
 
-# Photos decoded ahead, for each core: enough that one large photo does not hold up the other cores.
-AHEAD = 16
+# Photos decoded ahead, for each core: enough that waiting for the last of them costs little.
+AHEAD = 32
 PART_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "dev"),
@@ -183,12 +183,9 @@ def decoded(
         pixels = hashlib.sha256(image.data).digest()
         return photo._replace(content=content, pixels=pixels), image
 
-    with ThreadPoolExecutor(cores := loky.cpu_count()) as pool:
-        # `pool.map` would decode without limit: if the disk is slower, all images end up in memory.
-        pending: deque[Future[tuple[Photo, npt.NDArray[np.uint8] | str]]] = deque()
-        for photo in tqdm(listed, "preprocess", unit="image", mininterval=2, disable=None):
-            pending.append(pool.submit(decode, photo))
-            if len(pending) > AHEAD * cores:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    # In parts: `pool.map` decodes without limit, and if the disk is slower, all end up in memory.
+    size, count = AHEAD * (cores := loky.cpu_count()), len(listed)
+    with ThreadPoolExecutor(cores) as pool:
+        parts = (pool.map(decode, listed[i : i + size]) for i in range(0, count, size))
+        images = chain.from_iterable(parts)
+        yield from tqdm(images, "preprocess", count, unit="image", mininterval=2, disable=None)
