@@ -1,4 +1,4 @@
-"""The frozen prefix on a Ray cluster: each node computes some of the batches.
+"""The frozen prefix on a Ray cluster: each node computes some pieces of the images.
 
 Used by `features` if RAY_ADDRESS is set; otherwise Ray is not imported. See docs/cluster.md.
 """
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from stages.params import Params
 
 ADDRESS, ANY_NODE = "RAY_ADDRESS", "CLUSTER_ANY_NODE"  # environment variables
-OUTSTANDING = 8  # batches per node: one is computed while others are sent
+PIECE = 8  # batches sent at a time: a transfer costs time, whatever its size
+OUTSTANDING = 2  # pieces per node: one is computed while another is sent
 HEAD, NODE = 20, 300  # seconds to wait for an answer of each
 
 
@@ -67,7 +68,7 @@ class Cluster:
     batch_size: int
 
     def __call__(self, images: Iterable[npt.NDArray]) -> Generator[npt.NDArray[np.float16]]:
-        """Yield the activations of each image; batches are sent to the nodes in turn.
+        """Yield the activations of each image; pieces are sent to the nodes in turn.
 
         Raises:
             PipelineError: a node is lost; or as `prefix` does.
@@ -75,10 +76,10 @@ class Cluster:
         ray, pending, turn = self.ray, deque[Any](), cycle(self.actors)
         try:
             weights = ray.put(self.weights)
-            for batch in chain(batched(images, self.batch_size), [None]):  # None: all are sent
-                if batch is not None:
-                    pending.append(next(turn).compute.remote(weights, batch))
-                while pending and (batch is None or len(pending) == OUTSTANDING * len(self.actors)):
+            for piece in chain(batched(images, PIECE * self.batch_size), [None]):  # None: all sent
+                if piece is not None:
+                    pending.append(next(turn).compute.remote(weights, piece))
+                while pending and (piece is None or len(pending) == OUTSTANDING * len(self.actors)):
                     yield from ray.get(pending[0])
                     pending.popleft()
         except ray.exceptions.RayTaskError as error:
@@ -91,7 +92,7 @@ class Cluster:
             ) from None
         finally:
             if pending:  # an error, or Ctrl-C
-                ray.shutdown()  # ends the actors; at exit, Ray would print a line for each batch
+                ray.shutdown()  # ends the actors; at exit, Ray would print a line for each piece
 
 
 class _Actor:
@@ -102,7 +103,7 @@ class _Actor:
     def description(self) -> dict[str, Any]:
         return description()
 
-    def compute(self, weights: npt.NDArray, batch: npt.NDArray) -> npt.NDArray[np.float16]:
+    def compute(self, weights: npt.NDArray, piece: npt.NDArray) -> npt.NDArray[np.float16]:
         from stages.features import frozen_prefix  # which imports this module
 
         if self._prefix is None:
@@ -110,7 +111,7 @@ class _Actor:
                 path = Path(folder, WEIGHTS.name)
                 weights.tofile(path)
                 self._prefix = frozen_prefix(self._params, self._image_shape, path)
-        return np.stack(list(self._prefix(batch)))
+        return np.stack(list(self._prefix(piece)))
 
 
 def _connected(address: str) -> Any:

@@ -83,9 +83,9 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def computed(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose features were computed without a cluster, in batches of 10 images."""
+    """A project whose features were computed without a cluster, in batches of 2 images."""
     project = fresh.copy(tmp_path_factory.mktemp("computed"))
-    project.set(features={"batch_size": 10})
+    project.set(features={"batch_size": 2})
     for stage in ("download", "backbone", "preprocess", "features"):
         done = project.stage(stage)
         assert done.returncode == 0, done.stderr
@@ -221,7 +221,7 @@ def test_an_error_is_that_of_the_prefix_or_of_the_node(
     ray: Any, number: int, expected: str
 ) -> None:
     class Actor:  # pickled by value, because it is local
-        def compute(self, code: npt.NDArray, batch: npt.NDArray) -> npt.NDArray:
+        def compute(self, code: npt.NDArray, piece: npt.NDArray) -> npt.NDArray:
             if code[0]:
                 os._exit(code[0])
             raise PipelineError("an activation of 1e+05 does not fit float16")
