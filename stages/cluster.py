@@ -53,8 +53,8 @@ def connect(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> "
     ray = _connected(os.environ[ADDRESS])
     actors = _fitting(ray, params, image_shape)
     print(f"cluster: computing on {', '.join(actors)}", flush=True)
-    weights, size = np.fromfile(WEIGHTS, np.uint8), params.features.batch_size
-    return Cluster(ray, list(actors.values()), weights, prefix.shape, size)
+    weights = np.fromfile(WEIGHTS, np.uint8)
+    return Cluster(ray, list(actors.values()), weights, prefix.shape, params.features.batch_size)
 
 
 @dataclass

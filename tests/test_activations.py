@@ -157,29 +157,34 @@ def test_a_damaged_file_of_an_interrupted_run_is_computed_again(
     assert computed(tmp_path, a=IMAGES) == 2500  # nothing was left to be copied
 
 
-FULL = {
-    "kept": (0, IMAGES),
-    "known": (2000, IMAGES[:1900]),
-    "computed": (1000, np.concatenate([IMAGES[:1000], IMAGES[:500], IMAGES[2000:2100]])),
-}
+COMPUTED = np.concatenate([IMAGES[:1000], IMAGES[:500], IMAGES[2000:2100]])
 
 
-@pytest.mark.parametrize("written", FULL)
-def test_a_full_disk_is_an_error_and_leaves_no_output(tmp_path: Path, written: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "kept", "images", "rows"),
+    [
+        (150_000, 0, IMAGES, 150_000 // (KEY + ROW)),
+        (200_000, 0, IMAGES, 200_000 // (KEY + ROW)),
+        (150_000, 2000, IMAGES[:1900], 2000),
+        (150_000, 1000, COMPUTED, 1100),
+    ],
+    ids=["kept", "kept later", "copied, known", "copied, computed"],
+)
+def test_a_full_disk_is_an_error_and_leaves_no_output(
+    tmp_path: Path, limit: int, kept: int, images: npt.NDArray, rows: int
+) -> None:
     """While a row is kept, or one is copied to the output; then the run is continued."""
-    kept, images = FULL[written]
     interrupted(tmp_path, kept, a=IMAGES)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Bytes; a write beyond it fails. A row takes 96 in the output, 128 where it is kept.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
     try:
         with pytest.raises(OSError, match=r"File too large: '.*/features'"):
             write(tmp_path, Counted(), a=images)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.glob("*")] == ["kept"]
-    rows = {"kept": 150_000 // (KEY + ROW), "known": 2000, "computed": 1100}
-    assert computed(tmp_path, a=IMAGES) == 2500 - rows[written]
+    assert computed(tmp_path, a=IMAGES) == 2500 - rows
 
 
 @pytest.mark.parametrize("share", [0, 0.5])

@@ -27,8 +27,8 @@ from stages.data.photos import LITTER, printable, walk
 from stages.errors import PipelineError, reason
 from stages.paths import IMAGES
 
-# Photos decoded ahead, for each core: enough that waiting for the last of them costs little.
-AHEAD = 32
+# Photos decoded at a time, for each core: enough that waiting for the last of them costs little.
+AHEAD = 16
 PART_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "dev"),
