@@ -115,7 +115,7 @@ def accuracy(net: keras.Model, x: npt.NDArray, y: npt.NDArray) -> float:
 def main(minutes: float, seed: int) -> None:
     """Train on the images of the stage `preprocess`; print accuracy on dev and test."""
     start = time.perf_counter()
-    set_up(seed)
+    set_up(seed, at_once=1)
     cpu.set_up()
     data = DataSet()
     x, dev, test = (data.images(part)[:] for part in PARTS)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def main(params: "Params") -> None:
     """Write the model (raw images in, probabilities out, compiled) and the learning curve."""
     settings = params.fine_tune
-    set_up(settings.seed)
-    in_bfloat16 = cpu.set_up(at_once=2)  # two half batches in parallel
+    set_up(settings.seed, at_once=2)  # two half batches
+    in_bfloat16 = cpu.set_up()
     data = DataSet()
     classes, size = len(data.class_names), settings.batch_size
     views = [mapped(train_view(number)) for number in range(params.features.views)]

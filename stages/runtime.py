@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,22 @@ VARIABLES = (
     *("TF_CPU_", "TF_ENABLE_", "TF_NUM_", "TF_SET_", "TF_XLA_", "XLA_"),
     *("ONEDNN_", "DNNL_", "OMP_", "NPY_", "CUDA_"),
 )
+AT_ONCE = 8  # batches in parallel at the most: each takes memory
 
 
-def set_up(seed: int) -> None:
+def set_up(seed: int, at_once: int = AT_ONCE) -> None:
     """Make this process reproducible, and print what it runs on.
 
     Seeds Python, NumPy and TensorFlow, and lets TensorFlow use only reproducible operations. The
-    same machine then gives the same bits; another processor may round differently. TensorFlow gets
-    as many threads as there are processors, unless TensorFlow is initialized.
+    same machine then gives the same bits; another processor may round differently.
+
+    TensorFlow, unless it is initialized, gets as many threads as there are processors. With no more
+    processors than `at_once` operations in parallel, each operation has one thread: threads that
+    share an operation wait for each other.
     """
     count = loky.cpu_count()
     with contextlib.suppress(RuntimeError):  # it has computed already, as it can have in a test
-        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_intra_op_parallelism_threads(1 if count <= at_once else count)
         tf.config.threading.set_inter_op_parallelism_threads(count)
     # Keras warns that the saved model is an .h5, and that a loaded one has no metrics yet.
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -81,10 +86,19 @@ def _first_processor() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def predict(model: keras.Model, x: Any, batch_size: int) -> npt.NDArray[np.float32]:
-    """Like `model.predict` for what has a length and slices, without tf.data's autotuning.
+def parallel() -> int:
+    """Return the number of batches that `predict` computes in parallel."""
+    return 1 if gpus() else min(AT_ONCE, loky.cpu_count())
 
-    Its thread delays the return: 17 s after 24 s of work (TensorFlow 2.21.0, one run).
+
+def predict(model: keras.Model, x: Any, batch_size: int) -> npt.NDArray[np.float32]:
+    """Like `model.predict` for what has a length and slices, with batches in parallel.
+
+    It has no tf.data, whose autotuning thread delays the return: 17 s after 24 s of work
+    (TensorFlow 2.21.0, one run).
     """
     starts = range(0, len(x), batch_size)
-    return np.concatenate([model.predict_on_batch(x[i : i + batch_size]) for i in starts])
+    model.make_predict_function()  # else each thread may trace it
+    with ThreadPoolExecutor(parallel()) as pool:
+        parts = pool.map(lambda i: model.predict_on_batch(x[i : i + batch_size]), starts)
+        return np.concatenate(list(parts))

@@ -6,6 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from keras.src.applications.convnext import LayerScale
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
@@ -71,6 +73,53 @@ def test_what_is_rewritten_computes_the_same_and_loads(part: str, tmp_path: Path
     trained = [sum(w.shape.num_elements() for w in m.trainable_weights) for m in (whole, ours)]
     assert trained[0] == trained[1]
     assert {op.name for op in whole.operations} <= {op.name for op in ours.operations}
+
+
+@settings(max_examples=100)
+@example(side=8, padding=(0, 1), kernel=3, strides=2, dilation=1, mode="valid", read_again=True)
+@example(side=9, padding=(1, 1), kernel=3, strides=1, dilation=2, mode="valid", read_again=False)
+@given(
+    st.integers(4, 9),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.sampled_from(["valid", "valid", "same"]),
+    st.booleans(),
+)
+def test_padding_changes_no_bit(
+    side: int,
+    padding: tuple[int, int],
+    kernel: int,
+    strides: int,
+    dilation: int,
+    mode: str,
+    read_again: bool,
+) -> None:
+    """Whether the convolution after it can pad as much itself or not."""
+    assume(strides == 1 or dilation == 1)  # Keras
+    assume(mode == "same" or side + sum(padding) > (kernel - 1) * dilation)
+    image = keras.Input((side, side, 2))
+    padded = keras.layers.ZeroPadding2D((padding, padding))(image)
+    y = keras.layers.DepthwiseConv2D(kernel, strides, mode, dilation_rate=dilation)(padded)
+    y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 1, padding="same")(y))
+    if read_again:
+        y = keras.layers.Concatenate()([y, keras.layers.GlobalAveragePooling2D()(padded)])
+    whole = keras.Model(image, y)
+    images = np.random.default_rng(1).normal(size=(2, side, side, 2)).astype(np.float32)
+    np.testing.assert_array_equal(rewritten(whole)(images), whole(images))
+
+
+@pytest.mark.parametrize("size", [97, 112])
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0"])
+def test_convolutions_pad_themselves(name: str, size: int) -> None:
+    whole = getattr(keras.applications, name)(
+        include_top=False, weights=None, input_shape=(size, size, 3)
+    )
+    image = np.random.default_rng(1).uniform(-1, 1, (1, size, size, 3)).astype(np.float32)
+    ours = rewritten(whole)
+    assert not any(isinstance(layer, keras.layers.ZeroPadding2D) for layer in ours.layers)
+    np.testing.assert_array_equal(ours(image), whole(image))
 
 
 def test_a_constant_added_or_multiplied_changes_no_bit() -> None:

@@ -18,29 +18,35 @@ from tests.conftest import PROJECT
 X = np.random.default_rng(1).normal(3.0, 2.0, (16, 5, 5, 4)).astype(np.float32)
 
 
-def trained(gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], list[np.ndarray]]:
-    """Train a small net for some steps; return where its layers are from, and its weights."""
+def trained(
+    gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[bool], list[np.ndarray]]:
+    """Train a small net for some steps; return which layers are Keras's, and its weights."""
     monkeypatch.setattr(cpu, "gpus", lambda: gpus)
     keras.utils.set_random_seed(1)
     net = keras.Sequential([keras.Input((5, 5, 4))])
     net.add(keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False))
     net.add(keras.layers.BatchNormalization())
+    net.add(keras.layers.ReLU(6.0))
+    net.add(keras.layers.Conv2D(6, 1, use_bias=False))
     net.add(keras.layers.GlobalAveragePooling2D())
     twin = layers.for_training(net, "adapting", 0.9)
     model = with_head(twin, new_head(4))
     model.compile("adam", "mse")
     model.fit(X, np.tile(np.eye(4), (4, 1)), batch_size=8, epochs=20, shuffle=False, verbose=0)
-    return {type(layer).__module__.partition(".")[0] for layer in twin.layers}, model.get_weights()
+    kinds = [type(layer).__module__ for layer in twin.layers]
+    return [kind.startswith("keras") for kind in kinds], model.get_weights()
 
 
 def test_with_a_gpu_keras_own_layers_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    (origin, of_gpu), (both, of_cpu) = (trained(gpus, monkeypatch) for gpus in (["GPU:0"], []))
-    assert (origin, both) == ({"keras"}, {"keras", "stages"})
+    (kept, of_gpu), (of_keras, of_cpu) = (trained(gpus, monkeypatch) for gpus in (["GPU:0"], []))
+    assert kept == [True] * 5
+    assert of_keras == [False] * 4 + [True]  # pooling
     for theirs, ours in zip(of_gpu, of_cpu, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def one_step(layer: Any, lowest: float, **arguments: bool) -> list[Any]:
+def one_step(layer: Any, lowest: float, **arguments: Any) -> list[Any]:
     """Return the output of a layer with set weights, and the gradients of its input and them."""
     layer.build(X.shape)
     layer.set_weights(
@@ -83,9 +89,38 @@ def test_the_fused_layer_equals_keras_forward_backward_and_in_its_averages(
     ],
 )
 def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict[str, Any]) -> None:
-    options = {"padding": "same", "use_bias": False} | options
-    kinds = cpu.DepthwiseConv2D, keras.layers.DepthwiseConv2D
-    for ours, theirs in zip(*(one_step(kind(**options), -1) for kind in kinds), strict=True):
+    equal("DepthwiseConv2D", {"padding": "same", "use_bias": False} | options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"activation": "relu", "padding": "same"},
+        {"use_bias": True},
+        {"strides": 2},
+        {"groups": 2},
+        {"kernel_size": 3},
+        {"kernel_size": (1, 3), "padding": "same"},
+    ],
+)
+def test_a_convolution_equals_keras_forward_and_backward(options: dict[str, Any]) -> None:
+    equal("Conv2D", {"filters": 6, "kernel_size": 1, "use_bias": False} | options)
+
+
+@pytest.mark.parametrize("options", [{}, {"negative_slope": 0.1}, {"threshold": 1.0}])
+@pytest.mark.parametrize("highest", [None, 5.0, 6.0])
+def test_a_relu_equals_keras_forward_and_backward(
+    highest: float | None, options: dict[str, Any]
+) -> None:
+    equal("ReLU", {"max_value": highest} | options, training=True)
+
+
+def equal(name: str, options: dict[str, Any], **training: bool) -> None:
+    """Compare one of Keras's layers with the one that is trained in its place."""
+    expected = one_step(getattr(keras.layers, name)(**options), -1)
+    found = one_step(getattr(cpu, name)(**options), -1, **training)
+    for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -107,11 +142,9 @@ from unittest import mock
 from tensorflow.config.threading import get_inter_op_parallelism_threads as between
 from tensorflow.config.threading import get_intra_op_parallelism_threads as within
 from stages import runtime
-from stages.training import cpu
-for count, at_once in ((1, 1), (2, 1), (2, 2), (3, 2)):
+for count, at_once in ((1, 2), (2, 1), (2, 2), (3, 2), (8, 2)):
     with mock.patch("loky.cpu_count", lambda: count):
-        runtime.set_up(7)
-        cpu.set_up(at_once)
+        runtime.set_up(7, at_once)
     print([within(), between()])
 """
 
@@ -120,7 +153,7 @@ def test_there_are_as_many_threads_as_processors() -> None:
     arguments = [sys.executable, "-c", THREADS]
     said = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("[")]
-    assert lines == [[1, 1], [2, 2], [1, 2], [3, 3]]
+    assert lines == [[1, 1], [2, 2], [1, 2], [3, 3], [8, 8]]
 
 
 CONVOLUTION = """

@@ -32,7 +32,7 @@ def nested(mode: layers.Mode, momentum: float = 0.9) -> tuple[keras.Model, keras
     image = keras.Input((5, 5, 4))
     parts = [
         keras.layers.DepthwiseConv2D(1, padding="same", use_bias=False, name="depthwise"),
-        keras.layers.Conv2D(4, 1, name="conv"),
+        keras.layers.Conv2DTranspose(4, 1, name="conv"),  # which is not replaced
         keras.layers.BatchNormalization(name="norm"),
     ]
     inner = keras.Sequential([image, *parts], name="inner")

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -73,6 +75,22 @@ def test_it_names_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_user_can_lower_the_number_of_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     assert runtime.description()["processors"] == 1
+
+
+def test_batches_are_computed_in_parallel_and_stay_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("loky.cpu_count", lambda: 2)
+    monkeypatch.setattr(runtime, "gpus", list)
+    both = threading.Barrier(2, timeout=60)
+
+    def slower_first(x: np.ndarray) -> np.ndarray:
+        both.wait()
+        time.sleep(0.1 * (x[0] == 0))
+        return x
+
+    model = mock.Mock(predict_on_batch=slower_first)
+    np.testing.assert_array_equal(runtime.predict(model, np.arange(12), 3), np.arange(12))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 32])

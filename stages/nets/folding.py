@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from stages.nets.graph import calls
+from stages.nets.graph import pairs
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
@@ -22,9 +22,9 @@ def folded(net: keras.Model) -> keras.Model:
 
     It has fewer operations; layers that are not folded are shared. No layer may be used twice.
     """
-    pairs = foldable(net)
-    norm_of = {convolution.name: norm for convolution, norm in pairs}
-    gone = {norm.name for _, norm in pairs}
+    folds = foldable(net)
+    norm_of = {convolution.name: norm for convolution, norm in folds}
+    gone = {norm.name for _, norm in folds}
 
     def own(operation: Any) -> Any:
         if operation.name not in norm_of:
@@ -36,30 +36,20 @@ def folded(net: keras.Model) -> keras.Model:
         return arguments[0] if operation.name in gone else operation(*arguments, **options)
 
     fast = keras.models.clone_model(net, clone_function=own, call_function=call)
-    for convolution, norm in pairs:
+    for convolution, norm in folds:
         fast.get_layer(convolution.name).set_weights(merged(convolution, norm))
     return fast
 
 
 def foldable(net: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Return (convolution, BatchNormalization) pairs that can be folded."""
-    done = calls(net)
-    producer = {id(call.output): call.operation for call in done}
-    readers = [id(tensor) for call in done for tensor in call.inputs]
-    readers += [id(call.output) for call in done[-1:]]
-    found = []
-    for call in done:
-        if not isinstance(call.operation, keras.layers.BatchNormalization):
-            continue
-        (tensor,) = call.inputs
-        before = producer.get(id(tensor))
-        if (
-            isinstance(before, CONVOLUTIONS)
-            and before.activation is keras.activations.linear
-            and readers.count(id(tensor)) == 1
-        ):
-            found.append((before, call.operation))
-    return found
+    return [
+        (convolution, norm)
+        for convolution, norm in pairs(net)
+        if isinstance(norm, keras.layers.BatchNormalization)
+        and isinstance(convolution, CONVOLUTIONS)
+        and convolution.activation is keras.activations.linear
+    ]
 
 
 def merged(

@@ -4,6 +4,7 @@
 as `x + y`, too. It is the only public way to do so.
 """
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import keras
@@ -37,6 +38,20 @@ def calls(net: keras.Model, x: keras.KerasTensor | None = None) -> list[Call]:
 
     keras.models.clone_model(net, x, lambda operation: operation, call_function=call)
     return found
+
+
+def pairs(net: keras.Model) -> list[tuple[Any, Any]]:
+    """Return (first, second) wherever only the second reads the first's output, and that alone."""
+    done = calls(net)
+    producer = {id(call.output): call.operation for call in done}
+    read = Counter(id(tensor) for call in done for tensor in call.inputs)
+    read.update(id(call.output) for call in done[-1:])
+    return [
+        (producer[id(tensor)], call.operation)
+        for call in done
+        for tensor in call.inputs
+        if len(call.inputs) == 1 and id(tensor) in producer and read[id(tensor)] == 1
+    ]
 
 
 def applied(net: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:

@@ -31,8 +31,8 @@ def build(name: str, image_size: int, weights: Path | None = None) -> keras.Mode
     """Build an application without its top, of built-in layers only, always with the same names.
 
     Same arguments, result and errors as `original`, except: parts that .h5 cannot restore are
-    replaced, and networks that expect BGR take RGB (the first kernel's input channels are
-    reversed).
+    replaced, padding layers are removed where convolutions can pad as much, and networks that
+    expect BGR take RGB (the first kernel's input channels are reversed).
     """
     net = rewritten(original(name, image_size, weights))
     if APPLICATIONS[name].preprocessing == "caffe":

@@ -22,7 +22,7 @@ class InHalves(keras.layers.Layer):
 
     In training, BatchNormalization normalizes each half by itself and its averages are updated by
     both (Ghost Batch Normalization, Hoffer et al. 2017, https://arxiv.org/abs/1705.08741, section
-    4). On two cores they are computed at the same time (`cpu.set_up`).
+    4). On two cores they are computed at the same time (`runtime.set_up`).
     """
 
     def __init__(self, model: keras.Model) -> None:
