@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import platform
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -86,9 +88,20 @@ def _first_processor() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def parallel() -> int:
-    """Return the number of batches that `predict` computes in parallel."""
-    return 1 if gpus() else min(AT_ONCE, loky.cpu_count())
+def in_parallel(compute: Callable[[Any], Any], batches: Iterable[Any]) -> Generator[Any]:
+    """Yield `compute` of each, in order, some of them in parallel; read no more ahead than needed.
+
+    With a GPU, one at a time.
+    """
+    count = 1 if gpus() else min(AT_ONCE, loky.cpu_count())
+    waiting = deque[Future]()
+    with ThreadPoolExecutor(count) as pool:
+        for batch in batches:
+            waiting.append(pool.submit(compute, batch))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def predict(model: keras.Model, x: Any, batch_size: int) -> npt.NDArray[np.float32]:
@@ -97,8 +110,6 @@ def predict(model: keras.Model, x: Any, batch_size: int) -> npt.NDArray[np.float
     It has no tf.data, whose autotuning thread delays the return: 17 s after 24 s of work
     (TensorFlow 2.21.0, one run).
     """
-    starts = range(0, len(x), batch_size)
     model.make_predict_function()  # else each thread may trace it
-    with ThreadPoolExecutor(parallel()) as pool:
-        parts = pool.map(lambda i: model.predict_on_batch(x[i : i + batch_size]), starts)
-        return np.concatenate(list(parts))
+    parts = (slice(start, start + batch_size) for start in range(0, len(x), batch_size))
+    return np.concatenate(list(in_parallel(lambda part: model.predict_on_batch(x[part]), parts)))

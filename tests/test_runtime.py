@@ -93,6 +93,15 @@ def test_batches_are_computed_in_parallel_and_stay_in_order(
     np.testing.assert_array_equal(runtime.predict(model, np.arange(12), 3), np.arange(12))
 
 
+def test_no_more_batches_are_read_than_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loky.cpu_count", lambda: 4)
+    monkeypatch.setattr(runtime, "gpus", list)
+    read = iter(range(100))
+    results = runtime.in_parallel(str, read)
+    assert [next(results), next(results)] == ["0", "1"]
+    assert next(read) <= 4 + 2
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 32])
 def test_predicted_in_batches_outputs_are_those_of_keras(batch_size: int) -> None:
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])

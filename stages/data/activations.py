@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from stages.errors import PipelineError
 from stages.files import digest, mapped, write_rows
-from stages.runtime import parallel, predict
+from stages.runtime import in_parallel
 
 if TYPE_CHECKING:
     from stages.cluster import Cluster
@@ -50,6 +50,7 @@ class Prefix:
 
     def __init__(self, model: keras.Model, batch_size: int) -> None:
         self._model, self._size = model, batch_size
+        model.make_predict_function()  # else each thread may trace it
         self.shape = tuple(model.output_shape[1:])
 
     def __call__(self, images: Iterable[npt.NDArray]) -> Generator[npt.NDArray[np.float16]]:
@@ -58,18 +59,18 @@ class Prefix:
         Raises:
             PipelineError: a value exceeds float16's range (65,504).
         """
-        for part in batched(images, parallel() * self._size):
-            yield from self._part(part)
+        for batch in in_parallel(self._batch, batched(images, self._size)):
+            yield from batch
 
     def is_independent(self, images: npt.NDArray) -> bool:
         """Tell whether the rest of a batch changes no bit of an image's activations."""
-        batch = self._part(images)
-        others = self._part(images[::-1])[::-1], self._part(images[:1])
+        batch = self._batch(images)
+        others = self._batch(images[::-1])[::-1], self._batch(images[:1])
         return all(np.array_equal(batch[: len(other)], other) for other in others)
 
-    def _part(self, images: npt.NDArray) -> npt.NDArray[np.float16]:
-        padding = [(0, -len(images) % self._size), *[(0, 0)] * (images.ndim - 1)]
-        computed = predict(self._model, np.pad(images, padding), self._size)[: len(images)]
+    def _batch(self, images: npt.NDArray) -> npt.NDArray[np.float16]:
+        padding = [(0, self._size - len(images)), *[(0, 0)] * (images.ndim - 1)]
+        computed = self._model.predict_on_batch(np.pad(images, padding))[: len(images)]
         with np.errstate(over="ignore"):
             stored = computed.astype(np.float16)
         if not np.isfinite(stored).all():
