@@ -76,8 +76,6 @@ class Features(_Section):
     flip: Annotated[bool, Field(strict=True)]
     shift: Fraction
     zoom: Fraction
-    color: Fraction
-    rotation: Annotated[Number, Field(ge=0, le=180)]  # degrees
     batch_size: Count
     seed: Seed
 

@@ -42,15 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "cut": "block4_pool",
     },
     "preprocess": {"test_fraction": 0.15, "dev_fraction": 0.1, "seed": 1},
-    "features": {
-        "views": 2,
-        "flip": True,
-        "shift": 0.125,
-        "zoom": 0.0,
-        "color": 0.0,
-        "rotation": 0.0,
-        "seed": 1,
-    },
+    "features": {"views": 2, "flip": True, "shift": 0.125, "zoom": 0.0, "seed": 1},
     "train_head": {
         "epochs": 1,
         "images": 10_000,

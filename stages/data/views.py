@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 if TYPE_CHECKING:
     from stages.data.dataset import Rows
@@ -23,15 +23,12 @@ class View:
     so that adding or removing an image changes no other.
 
     Before that, `zoom` cuts out a random part, with a side of 1 - zoom to 1 of the image's, and
-    resizes it (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, section 6); `color` multiplies
-    brightness, contrast and saturation by 1 - color to 1 + color; `rotation` turns the image by up
-    to so many degrees either way, the border filled by reflection.
+    resizes it (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, section 6).
 
     Args:
         images: uint8 (n, height, width, 3); a slice of the view is uint8 (k, height, width, 3).
         number: which view, from 0.
-        settings: flip; shift and zoom, fractions of the side; color, a fraction; rotation, degrees;
-            their seed.
+        settings: flip; shift and zoom, fractions of the side; their seed.
     """
 
     def __init__(
@@ -49,17 +46,13 @@ class View:
             return images
         n, height, width, _ = images.shape
         shift = int(self._settings.shift * min(height, width))
-        draws = np.array([self._draws(image) for image in images]).reshape(n, 9)
+        draws = np.array([self._draws(image) for image in images]).reshape(n, 5)
         offsets = (draws[:, :2] * (2 * shift + 1)).astype(np.int64) - shift
         if self._settings.zoom:
             scale = 1 - self._settings.zoom * draws[:, 2:3]
-            corner = draws[:, 3:5] * (1 - scale)
+            corner = draws[:, 3:] * (1 - scale)
             boxes = np.hstack([corner, corner + scale]).clip(0, 1) * (width, height, width, height)
             images = np.array(list(map(_cropped, images, boxes))).reshape(images.shape)
-        if self._settings.color or self._settings.rotation:
-            limits = np.array([self._settings.color] * 3 + [self._settings.rotation])
-            changes = (2 * draws[:, 5:] - 1) * limits
-            images = np.array(list(map(_altered, images, changes))).reshape(images.shape)
         if self._mirrored:
             images = images[:, :, ::-1]
         rows = _reflected(np.arange(height) + offsets[:, :1], height)
@@ -67,30 +60,15 @@ class View:
         return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
     def _draws(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """Draw nine numbers in [0, 1) for an image: its digest, so other images do not matter."""
+        """Draw five numbers in [0, 1) for an image: its digest, so other images do not matter."""
         drawn = hashlib.sha256(json.dumps([self._settings.seed, self._number]).encode())
         drawn.update(np.ascontiguousarray(image).data)
-        numbers = drawn.digest()
-        first, rest = np.frombuffer(numbers[:20], "<u4"), np.frombuffer(numbers[20:28], "<u2")
-        return np.concatenate([first / 2**32, rest / 2**16])
+        return np.frombuffer(drawn.digest(), "<u4")[:5] / 2**32
 
 
 def _cropped(image: npt.NDArray[np.uint8], box: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     drawn = Image.fromarray(image)
     return np.asarray(drawn.resize(drawn.size, Image.Resampling.BILINEAR, tuple(box)))
-
-
-def _altered(image: npt.NDArray[np.uint8], change: npt.NDArray) -> npt.NDArray[np.uint8]:
-    """Change brightness, contrast and saturation, each by a fraction, and rotate by degrees."""
-    drawn, (height, width, _) = Image.fromarray(image), image.shape
-    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    for kind, fraction in zip(kinds, change[:3], strict=True):
-        drawn = kind(drawn).enhance(1 + fraction)
-    # A quarter of the side around it is enough for any angle.
-    border = [(height // 4,) * 2, (width // 4,) * 2, (0, 0)]
-    framed = Image.fromarray(np.pad(np.asarray(drawn), border, mode="reflect"))
-    turned = framed.rotate(change[3], Image.Resampling.BICUBIC)
-    return np.asarray(turned)[height // 4 :, width // 4 :][:height, :width]
 
 
 def _reflected(positions: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
