@@ -2,21 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages.data import sources
 from stages.errors import PipelineError
 from stages.files import digest
 from stages.nets.applications import APPLICATIONS
 from stages.nets.pretrained import official_weights, original, save_weights
+from stages.params import Backbone, Params
 from stages.paths import WEIGHTS
 from stages.runtime import set_up
 
-if TYPE_CHECKING:
-    from stages.params import Backbone, Params
 
-
-def main(params: "Params") -> None:
+def main(params: Params) -> None:
     """Write data/backbone/backbone.weights.h5: the application's weights without its top.
 
     They are loaded into the application and saved again, so that a file that does not fit is found
@@ -45,13 +42,13 @@ def main(params: "Params") -> None:
         load_and_save(given, settings)
 
 
-def load_and_save(weights: Path, settings: "Backbone") -> None:
+def load_and_save(weights: Path, settings: Backbone) -> None:
     """Write the stage's output from a weights file in one of Keras's formats."""
     net = original(settings.name, APPLICATIONS[settings.name].native_size, weights)
     save_weights(net, WEIGHTS, source=digest(weights))
 
 
-def fetched(settings: "Backbone") -> Path:
+def fetched(settings: Backbone) -> Path:
     """Fetch the application's ImageNet weights; return the file, in the output's folder."""
     official = official_weights(settings.name)
 

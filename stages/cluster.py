@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from itertools import chain, cycle
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.data.activations import Prefix, batched
 from stages.errors import PipelineError, reason
+from stages.params import Params
 from stages.paths import WEIGHTS
 from stages.runtime import description
-
-if TYPE_CHECKING:
-    from stages.params import Params
 
 ADDRESS, ANY_NODE = "RAY_ADDRESS", "CLUSTER_ANY_NODE"  # environment variables
 PIECE = 8  # batches sent at a time: a transfer costs time, whatever its size
@@ -39,7 +37,7 @@ def any_node() -> bool:
     return os.environ.get(ANY_NODE) == "1"
 
 
-def connect(params: "Params", image_shape: tuple[int, ...], prefix: Prefix) -> "Cluster":
+def connect(params: Params, image_shape: tuple[int, ...], prefix: Prefix) -> "Cluster":
     """Connect to the cluster at RAY_ADDRESS; start an actor on each node that fits.
 
     Args:
@@ -96,7 +94,7 @@ class Cluster:
 
 
 class _Actor:
-    def __init__(self, params: "Params", image_shape: tuple[int, ...]) -> None:
+    def __init__(self, params: Params, image_shape: tuple[int, ...]) -> None:
         self._params, self._image_shape = params, image_shape
         self._prefix: Prefix | None = None
 

@@ -1,21 +1,18 @@
 """Stage 1: fetch the CIFAR-10 archive whose digest params.yaml accepts; nothing for own images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages.data import sources
 from stages.data.photos import printable, walk
 from stages.errors import PipelineError
+from stages.params import Params
 from stages.paths import ARCHIVE, CIFAR10, PHOTOS
-
-if TYPE_CHECKING:
-    from stages.params import Params
 
 # Alex Krizhevsky's page, https://www.cs.toronto.edu/~kriz/cifar.html, "python version".
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
-def main(params: "Params") -> None:
+def main(params: Params) -> None:
     """Write data/images/cifar10: the archive, or with another `data.name` an empty file."""
     check(params.data.name)
     if params.data.name != CIFAR10:
@@ -34,7 +31,7 @@ def main(params: "Params") -> None:
 
 
 def check(name: str) -> None:
-    """Raise PipelineError unless DVC can read the images of a name: it does, before preprocess."""
+    """Raise PipelineError unless DVC can read, to hash them, the images of a data set."""
     if name == CIFAR10:
         return
     place = PHOTOS / name

@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import keras
@@ -16,32 +16,21 @@ from stages.data.dataset import PARTS, DataSet
 from stages.errors import PipelineError
 from stages.files import reading, replacing, write_csv
 from stages.inference import fast
-from stages.paths import (
-    CLASS_ACCURACY,
-    ENVIRONMENT,
-    HEAD_CURVE,
-    METRICS,
-    MODEL_CARD,
-    PROBABILITIES,
-    WEIGHTS,
-)
+from stages.params import Params
 from stages.runtime import description, predict, set_up
 
-if TYPE_CHECKING:
-    from stages.params import Params
 
-
-def main(params: "Params") -> None:
+def main(params: Params) -> None:
     """Write metrics.json, tables, the model card and the environment that they were measured in.
 
     `val_*`: test images (what tests/0-main.py measures), not used for model selection; balanced:
-    the mean over the classes. `dev_*`: held-out training images, used for it; after the head:
-    without test-time augmentation.
+    the mean over the classes. `dev_*`: held-out training images, used for it;
+    `dev_accuracy_after_head`: before fine-tuning, without test-time augmentation.
     """
     set_up(0)
     data = DataSet()
     y_dev, y_test, names = data.labels("dev"), data.labels("test"), data.class_names
-    with reading(HEAD_CURVE), HEAD_CURVE.open(newline="") as file:
+    with reading(paths.HEAD_CURVE), paths.HEAD_CURVE.open(newline="") as file:
         dev_accuracy_after_head = max(float(row["dev_accuracy"]) for row in csv.DictReader(file))
     path = paths.model(params.data.name)
     with reading(path):
@@ -68,21 +57,21 @@ def main(params: "Params") -> None:
         "test_images": len(y_test),
     }
     temperature = fit_temperature(dev, y_dev)
-    with replacing(PROBABILITIES) as partial:
+    with replacing(paths.PROBABILITIES) as partial:
         np.savez(partial, dev=dev, test=test, temperature=temperature)
-    write_csv(CLASS_ACCURACY, [("class", "accuracy", "images"), *by_class])
+    write_csv(paths.CLASS_ACCURACY, [("class", "accuracy", "images"), *by_class])
     ece_scaled = ece(scale(test, temperature), y_test)
-    with replacing(MODEL_CARD) as partial:
+    with replacing(paths.MODEL_CARD) as partial:
         card = model_card(params, data, metrics, by_class, temperature, ece_scaled)
         partial.write_text(card, encoding="utf-8")
-    for content, path in ((description(), ENVIRONMENT), (metrics, METRICS)):
+    for content, path in ((description(), paths.ENVIRONMENT), (metrics, paths.METRICS)):
         with replacing(path) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n")
     print(f"val_accuracy {metrics['val_accuracy']:.4f}")
 
 
 def model_card(
-    params: "Params",
+    params: Params,
     data: DataSet,
     metrics: dict[str, float],
     by_class: list[tuple[str, float, int]],
@@ -90,7 +79,7 @@ def model_card(
     ece_scaled: float,
 ) -> str:
     """Return stages/model_card.md, filled in."""
-    with reading(WEIGHTS), h5py.File(WEIGHTS) as file:
+    with reading(paths.WEIGHTS), h5py.File(paths.WEIGHTS) as file:
         weights = str(file.attrs["source"])
     names = {sha256: name for name, sha256 in params.backbone.sha256.items()}
     archives = {sha256: f" ({name})" for name, sha256 in params.download.sha256.items()}

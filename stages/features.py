@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages import cluster, paths
 from stages.data.activations import Prefix, Store, cached
@@ -12,18 +11,15 @@ from stages.data.dataset import DataSet
 from stages.data.views import View
 from stages.files import digest, replacing
 from stages.nets.backbone import Backbone
-from stages.params import dependencies, of_stage
+from stages.params import Params, dependencies, of_stage
 from stages.runtime import description, set_up
 from stages.training import cpu
 
-if TYPE_CHECKING:
-    from stages.params import Params
-
-# Dependencies that select pixels, which are in each row's key.
+# Dependencies that affect the pixels only, which each row's key covers.
 PIXELS = ("data/processed/", "stages/data/dataset.py", "stages/data/views.py")
 
 
-def main(params: "Params") -> None:
+def main(params: Params) -> None:
     """Write data/features, train_view0.npy, train_view1.npy, ..., dev.npy, and their data/keys."""
     settings = params.features
     data = DataSet()
@@ -34,8 +30,7 @@ def main(params: "Params") -> None:
     store = Store(basis(params), forward, cached("features"), paths.KEPT_FEATURES)
     if store.known and not prefix.is_independent(train[: settings.batch_size]):
         print("activations depend on the rest of a batch: all rows are computed, none copied")
-        for kept in paths.KEPT_FEATURES.iterdir():
-            kept.unlink()
+        shutil.rmtree(paths.KEPT_FEATURES)
         store = Store(basis(params), forward, {}, paths.KEPT_FEATURES)
     with replacing(paths.KEYS) as keys, replacing(paths.FEATURES) as features:
         features.mkdir()
@@ -46,7 +41,7 @@ def main(params: "Params") -> None:
     shutil.rmtree(paths.KEPT_FEATURES, ignore_errors=True)
 
 
-def frozen_prefix(params: "Params", image_shape: tuple[int, ...], weights: Path) -> Prefix:
+def frozen_prefix(params: Params, image_shape: tuple[int, ...], weights: Path) -> Prefix:
     """Set TensorFlow up and build the prefix of the backbone for raw images of a shape."""
     settings = params.features
     set_up(settings.seed)
@@ -56,7 +51,7 @@ def frozen_prefix(params: "Params", image_shape: tuple[int, ...], weights: Path)
     return Prefix(backbone.frozen_prefix(), settings.batch_size)
 
 
-def basis(params: "Params") -> str:
+def basis(params: Params) -> str:
     """Name what an image's activations depend on beside its pixels."""
     files = [file for file in dependencies("features") if not str(file).startswith(PIXELS)]
     digests = {str(file): digest(file) for file in files}

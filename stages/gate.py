@@ -1,16 +1,13 @@
 """Stage 9: fail unless the measured accuracy reaches the gate."""
 
 import json
-from typing import TYPE_CHECKING
 
 from stages.errors import PipelineError
+from stages.params import Params
 from stages.paths import METRICS
 
-if TYPE_CHECKING:
-    from stages.params import Params
 
-
-def main(params: "Params") -> None:
+def main(params: Params) -> None:
     """Compare val_accuracy in metrics.json with gate.minimum; raise unless it passes."""
     try:
         measured = json.loads(METRICS.read_text(encoding="utf-8"))["val_accuracy"]

@@ -24,23 +24,23 @@ def _cut(value: Any) -> Any:
 
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Rate = Annotated[Number, Field(gt=0, le=1)]
-Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
-CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class Data(_Section):
     """Which images; all but the name is for images of one's own."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    image_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
+    image_size: Annotated[int, Field(ge=1, le=1024)]
     aspect: Literal["crop", "pad"]
 
 
@@ -54,7 +54,7 @@ class Backbone(_Section):
     """Which net, how much of it, its weights, and where it is cut."""
 
     name: str
-    image_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
+    image_size: Annotated[int, Field(ge=1, le=1024)]
     weights: Annotated[str, Field(min_length=1)]
     sha256: dict[str, Digest]
     last_layer: Annotated[str, Field(min_length=1)]
@@ -72,8 +72,8 @@ class Preprocess(_Section):
 class Features(_Section):
     """Which views of the training images go through the frozen prefix."""
 
-    views: Annotated[int, Field(strict=True, ge=1, le=64)]
-    flip: Annotated[bool, Field(strict=True)]
+    views: Annotated[int, Field(ge=1, le=64)]
+    flip: bool
     shift: Fraction
     zoom: Fraction
     batch_size: Count
@@ -102,7 +102,7 @@ class FineTune(_Section):
     cutmix_fraction: Annotated[Number, Field(ge=0, le=1)]
     batch_norm: Literal["frozen", "adapting"]
     batch_norm_momentum: Fraction
-    test_time_flip: Annotated[bool, Field(strict=True)]
+    test_time_flip: bool
     seed: Seed
 
 

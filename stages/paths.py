@@ -21,7 +21,8 @@ ENVIRONMENT = Path("data/evaluate/environment.json")
 METRICS = Path("metrics.json")
 MODEL_CARD = Path("MODEL_CARD.md")
 REPORT = Path("data/report")
-# Not DVC outputs: what fine_tune and features resume from.
+# Not DVC outputs: what interrupted stages resume from.
+DOWNLOADS = Path("data/checkpoint")
 CHECKPOINT = Path("data/checkpoint/fine_tune.npz")
 KEPT_FEATURES = Path("data/checkpoint/features")
 

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +13,15 @@ from stages.data import archive, folders, parts, photos
 from stages.data.dataset import PARTS
 from stages.errors import PipelineError
 from stages.files import digest, replacing, write_csv, write_rows
+from stages.params import Params
 from stages.paths import ABOUT, ARCHIVE, CIFAR10, IMAGES, LABELS, PHOTOS, SKIPPED
-
-if TYPE_CHECKING:
-    from stages.params import Params
 
 # The contents of labels.npz and about.json; files that are left out, each with the reason.
 Described = tuple[dict[str, Any], dict[str, Any], dict[str, str]]
-MAX_UNREADABLE = 0.1  # as a fraction of all files; more are taken for a mistake
+MAX_UNREADABLE = 0.1  # fraction of all files; with more, it is probably the wrong folder
 
 
-def main(params: "Params") -> None:
+def main(params: Params) -> None:
     """Write data/processed: what stages/data/dataset.py describes, and skipped.csv.
 
     The latter has a row for each file that was left out: its name and the reason.
@@ -42,7 +40,7 @@ def main(params: "Params") -> None:
         print(f"{len(left_out)} files were left out, {SKIPPED} has the reasons", flush=True)
 
 
-def cifar10(params: "Params") -> Described:
+def cifar10(params: Params) -> Described:
     """Write CIFAR-10's images in the archive's order, training images first; return the rest."""
     data = archive.read(ARCHIVE)
     split = params.preprocess
@@ -86,7 +84,7 @@ def stratified_split(
     return np.flatnonzero(~is_dev), np.flatnonzero(is_dev)
 
 
-def own_photos(params: "Params") -> Described:
+def own_photos(params: Params) -> Described:
     """Write the images of data/images/<data.name> in the order of their names; return the rest."""
     place, side, aspect = PHOTOS / params.data.name, params.data.image_size, params.data.aspect
     found: list[folders.Photo] = []

@@ -5,7 +5,6 @@ Nothing is fitted here. `dvc plots show` shows the pictures beside the other plo
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import matplotlib.style
@@ -18,17 +17,15 @@ from stages.calibration import BINS, ece, reliability, scale
 from stages.data.dataset import DataSet
 from stages.data.photos import printable
 from stages.files import read_arrays, replacing, write_csv
+from stages.params import Params
 from stages.paths import PROBABILITIES, REPORT
-
-if TYPE_CHECKING:
-    from stages.params import Params
 
 ROWS, COLUMNS = 8, 5  # of images in a picture
 END = 22  # last characters of a name, as many as fit
 warnings.filterwarnings("ignore", "Glyph")  # an emoji in a name is drawn as a box
 
 
-def main(params: "Params") -> None:
+def main(params: Params) -> None:
     """Write four pictures, and label_suspects.csv, which names images as preprocess does."""
     dev, test, temperature = read_arrays(PROBABILITIES, "dev", "test", "temperature")
     data = DataSet()

@@ -1,26 +1,22 @@
 """Stage 5: train a new head on the backbone's features, everything below it frozen."""
 
-from typing import TYPE_CHECKING
-
 import keras
 import numpy as np
 
 from stages.data.dataset import DataSet
 from stages.files import mapped
 from stages.nets.backbone import Backbone
+from stages.params import Params
 from stages.paths import HEAD, HEAD_CURVE, WEIGHTS, dev_features, train_view
 from stages.runtime import predict, set_up
 from stages.training import cpu, fit, recipe
 from stages.training.batches import Batches
 from stages.training.head import new_head, save_head
 
-if TYPE_CHECKING:
-    from stages.params import Params
-
 PART = 5_120  # images whose activations are in memory at a time
 
 
-def main(params: "Params") -> None:
+def main(params: Params) -> None:
     """Write data/head/head.npz (kernel and bias) and its learning curve."""
     settings = params.train_head
     set_up(settings.seed)

@@ -20,7 +20,6 @@ NOT_LOADED: dict[str, Middle] = {
     "a class of ConvNeXt's": lambda x, _: LayerScale(1e-6, 6, name="part")(x),
     "a class of Inception-ResNet's": lambda x, y: CustomScaleLayer(0.17, name="part")([x, y]),
     "a sum": lambda x, y: x + y,
-    "a product": lambda x, y: x * y,
     "a sum with a constant": lambda x, _: x + 3.0,
     "a product with a constant": lambda x, _: x * (1.0 / 6.0),
 }

@@ -41,7 +41,7 @@ def trained(
 def test_with_a_gpu_keras_own_layers_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     (kept, of_gpu), (of_keras, of_cpu) = (trained(gpus, monkeypatch) for gpus in (["GPU:0"], []))
     assert kept == [True] * 5
-    assert of_keras == [False] * 4 + [True]  # pooling
+    assert of_keras == [True, False, False, False, True]  # depthwise convolution, pooling
     for theirs, ours in zip(of_gpu, of_cpu, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
@@ -74,22 +74,6 @@ def test_the_fused_layer_equals_keras_forward_backward_and_in_its_averages(
     assert len(ours) == len(theirs) == 3 + 2 * (scale + center) + 2
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kernel_size": 3},
-        {"kernel_size": (5, 3), "activation": "relu", "use_bias": False},
-        {"kernel_size": 3, "strides": 2},
-        {"kernel_size": 3, "dilation_rate": 2},
-        {"kernel_size": 3, "padding": "valid"},
-        {"kernel_size": 2},
-        {"kernel_size": 3, "depth_multiplier": 2},
-    ],
-)
-def test_a_depthwise_convolution_equals_keras_forward_and_backward(options: dict[str, Any]) -> None:
-    equal("DepthwiseConv2D", {"padding": "same", "use_bias": False} | options)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,12 @@ def test_weights_are_decayed_and_biases_are_not() -> None:
 
 def test_only_a_pointwise_kernel_takes_an_orthogonal_step() -> None:
     """Two steps, against the formulas of Jordan et al. and, for the size, of Liu et al."""
-    shapes = {"pointwise": (1, 1, 6, 24), "depthwise": (3, 3, 6, 1), "head": (6, 10)}
+    shapes = {
+        "pointwise": (1, 1, 6, 24),
+        "depthwise": (3, 3, 6, 1),
+        "a scale of channels": (1, 1, 6, 1),
+        "head": (6, 10),
+    }
     variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in shapes.values()]
     rng = np.random.default_rng(1)
     muon = recipe.optimizer(0.1, steps=1000, name="muon")

@@ -119,7 +119,9 @@ class Store:
         """
         count, name, start = len(images), path.stem, self._kept.stat().st_size
         keys_path = keys_folder / f"{name}.keys"
-        shown = tqdm(_each(images), name, count, unit="image", mininterval=2, disable=None)
+        parts = (images[i : i + AT_ONCE] for i in range(0, count, AT_ONCE))
+        each = chain.from_iterable(parts)
+        shown = tqdm(each, name, count, unit="image", mininterval=2, disable=None)
         try:
             with keys_path.open("wb") as keys:
                 self._compute(shown, keys)
@@ -160,10 +162,6 @@ class Store:
         key = self._basis.copy()
         key.update(np.ascontiguousarray(image).data)
         return key.digest()
-
-
-def _each(images: "npt.NDArray | Rows | View") -> Iterator[npt.NDArray]:
-    return chain.from_iterable(images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE))
 
 
 def batched(images: Iterable[npt.NDArray], size: int) -> Iterator[npt.NDArray]:

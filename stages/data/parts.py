@@ -4,13 +4,10 @@ import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from stages.data.folders import Photo
 from stages.errors import PipelineError
-
-if TYPE_CHECKING:
-    from stages.params import Preprocess
+from stages.params import Preprocess
 
 # Of two equal images, the one in the part that comes first here is kept.
 PRECEDENCE = ("test", "dev", "train", "")
@@ -35,7 +32,7 @@ def duplicates(photos: Iterable[Photo]) -> dict[str, str]:
     return left_out
 
 
-def divide(photos: Sequence[Photo], settings: "Preprocess") -> dict[str, str]:
+def divide(photos: Sequence[Photo], settings: Preprocess) -> dict[str, str]:
     """Return the part of each photo, by name.
 
     A part that no folder is for is drawn from the training images: those of each class whose

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from stages.errors import PipelineError
 from stages.files import digest, replacing
+from stages.paths import DOWNLOADS
 
 SHARED_MIRROR = Path("../shared/mirror")
 EXPERIMENTS = "/.dvc/tmp/exps/"  # where DVC makes temporary copies of a project
@@ -27,7 +28,6 @@ CHUNK = 2**16  # bytes
 # The archive has 170 MB; the largest weights that Keras has without their top, ConvNeXtXLarge's,
 # have 350 million numbers in 1.4 GB.
 SIZE_LIMIT = 2 * 2**30  # bytes
-PROGRESS = 10  # seconds from one line to the next
 
 # (path, SHA-256, source) -> reason for rejection, or None.
 Accept = Callable[[Path, str, str], str | None]
@@ -50,7 +50,7 @@ def fetch(names: Sequence[str], url: str, target: Path, accept: Accept) -> str:
     Args:
         names: names of the file in a mirror.
         url: where it is published.
-        target: where it goes. A partial download is kept beside it, for the next call.
+        target: where it goes. A partial download is kept in `DOWNLOADS`, for the next call.
         accept: decides whether a file is the wanted one.
 
     Returns:
@@ -107,7 +107,9 @@ def _copy(path: str, target: Path, accept: Accept) -> str | None:
 
 def _download(url: str, target: Path, accept: Accept) -> str | None:
     """Download a file, in several attempts; return the reason for failure, or None."""
-    partial = target.with_name(f".partial-{target.name}")
+    # Not beside the target: DVC empties an output folder before its stage runs.
+    partial = DOWNLOADS / f".partial-{target.name}"
+    partial.parent.mkdir(parents=True, exist_ok=True)
     shown = _without_password(url)
     refusal = None
     for attempt in range(ATTEMPTS):
@@ -149,16 +151,11 @@ def _transfer(url: str, partial: Path) -> bool:
         if status != 206:  # a server that cannot resume sends the whole file
             start = 0
         total = start + int(response.headers.get("Content-Length", 0))
-        # A bar on a terminal, a line now and then in a log.
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, disable=None)
         with bar, partial.open("ab" if start else "wb") as file:
-            last_line = time.monotonic()
             for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
-                if bar.disable and time.monotonic() > last_line + PROGRESS:
-                    last_line = time.monotonic()
-                    print(f"{partial.name}: {file.tell()} of {total or '?'} bytes", flush=True)
                 if file.tell() > SIZE_LIMIT:
                     break
     return start > 0

@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-if TYPE_CHECKING:
-    from stages.data.dataset import Rows
-    from stages.params import Features
+from stages.data.dataset import Rows
+from stages.params import Features
 
 
 class View:
@@ -32,7 +30,7 @@ class View:
     """
 
     def __init__(
-        self, images: "npt.NDArray[np.uint8] | Rows", number: int, settings: "Features"
+        self, images: npt.NDArray[np.uint8] | Rows, number: int, settings: Features
     ) -> None:
         self._images, self._number, self._settings = images, number, settings
         self._mirrored = settings.flip and number % 2 == 1
@@ -60,7 +58,7 @@ class View:
         return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
     def _draws(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """Draw five numbers in [0, 1) for an image: its digest, so other images do not matter."""
+        """Derive five numbers in [0, 1) from the seed, the view and the pixels alone."""
         drawn = hashlib.sha256(json.dumps([self._settings.seed, self._number]).encode())
         drawn.update(np.ascontiguousarray(image).data)
         return np.frombuffer(drawn.digest(), "<u4")[:5] / 2**32

@@ -1,18 +1,15 @@
 """The backbone: an application, cut into a prefix that is frozen and a suffix that is trained."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import keras
 
+from stages import params
 from stages.nets import cut, pretrained
 from stages.nets.applications import APPLICATIONS
 from stages.nets.folding import folded
 from stages.nets.graph import pooled
 from stages.nets.preprocessing import on_raw_images
-
-if TYPE_CHECKING:
-    from stages import params
 
 
 class Backbone:
@@ -34,7 +31,7 @@ class Backbone:
 
     def __init__(
         self,
-        settings: "params.Backbone",
+        settings: params.Backbone,
         image_shape: tuple[int, ...],
         weights: Path | None = None,
     ) -> None:

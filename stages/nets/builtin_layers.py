@@ -63,8 +63,8 @@ def _replacement(operation: keras.Operation) -> Part | None:
         return partial(_scaled_residual, operation)
     if kind == "Add" and not isinstance(operation, keras.layers.Layer):
         return partial(_sum, operation.name)
-    if kind == "Multiply" and not isinstance(operation, keras.layers.Layer):
-        return partial(_product, operation.name)
+    if kind == "Multiply" and not isinstance(operation, keras.layers.Layer):  # by a constant
+        return lambda x, y: keras.layers.Rescaling(y, name=operation.name)(x)
     if isinstance(operation, keras.layers.Conv2D):
         channels = operation.kernel.shape[2] * operation.groups
         each_its_own = 1 < operation.groups == channels == operation.filters
@@ -117,16 +117,11 @@ def _sum(name: str, x: keras.KerasTensor, y: keras.KerasTensor | float) -> keras
     return keras.layers.Rescaling(1.0, offset=y, name=name)(x)
 
 
-def _product(name: str, x: keras.KerasTensor, y: keras.KerasTensor | float) -> keras.KerasTensor:
-    if isinstance(y, keras.KerasTensor):
-        return keras.layers.Multiply(name=name)([x, y])
-    return keras.layers.Rescaling(y, name=name)(x)
-
-
 def _depthwise(layer: keras.layers.Conv2D, x: keras.KerasTensor) -> keras.KerasTensor:
     """Replace a grouped convolution with one channel per group by DepthwiseConv2D.
 
-    With the former, a training step took 24 times as long (CPU, 7x7, 32 channels of 8x8 pixels).
+    With the former, a training step takes 22 times as long (7x7, 32 channels of 8x8 pixels, 128
+    images; Xeon, 2 cores, 3 runs).
     """
     config = layer.get_config()
     of_both = set(config) & set(keras.layers.DepthwiseConv2D(1).get_config()) - {"groups"}

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -31,8 +32,7 @@ def cut_points(net: keras.Model) -> list[str]:
     image = keras.Input(net.input_shape[1:])
     done = calls(net, image)
     unread = Counter(id(tensor) for call in done for tensor in call.inputs)
-    if done:
-        unread[id(done[-1].output)] += 1  # the model output counts as read
+    unread[id(done[-1].output)] += 1  # the model output counts as read
 
     live = {id(image)}
     names = []
@@ -57,7 +57,7 @@ def frozen_fraction(net: keras.Model) -> dict[str, float]:
     return {name: cost / total for name, cost in zip(costs, so_far, strict=True) if name in points}
 
 
-def multiplications(operation: keras.Operation, input_shape: tuple[int | None, ...]) -> float:
+def multiplications(operation: keras.Operation, input_shape: Sequence[Any]) -> float:
     """Return how many multiplications an operation does for an image of (None, h, w, channels).
 
     A kernel (all weights but biases, scales and averages, which are vectors) is applied at each
@@ -69,18 +69,16 @@ def multiplications(operation: keras.Operation, input_shape: tuple[int | None, .
     return positions * sum(math.prod(w.shape) for w in operation.weights if len(w.shape) > 1)
 
 
-def unrounded(shape: Sequence[int | None], input_shape: Sequence[int | None]) -> list[float]:
+def unrounded(shape: Sequence[Any], input_shape: Sequence[Any]) -> list[float]:
     """Return an output's shape, less its first axis, as if strides never rounded up.
 
     The sides become the image's, divided by the nearest power of two: at 112 px a map of 4x4,
     three strides after 28x28, counts as 3.5x3.5. With the sides as they are, the last layers would
     weigh more at 80 and 112 px than at 96, and a fraction would mean another cut point there.
     """
-    own = [float(side or 1) for side in shape[1:]]
-    if len(shape) != 4 or len(input_shape) != 4:
-        return own
-    for axis, image in enumerate(input_shape[1:3]):
-        if image and own[axis] > 1:
+    own = [float(side) for side in shape[1:]]
+    for axis, image in enumerate(input_shape[1:3] if len(shape) == 4 else ()):
+        if own[axis] > 1:
             own[axis] = image / 2 ** round(math.log2(image / own[axis]))
     return own
 

@@ -61,10 +61,8 @@ def merged(
     if convolution.use_bias:
         bias, last = last, kernels.pop()
     mean, variance = (np.float64(w) for w in (norm.moving_mean, norm.moving_variance))
-    scale = 1 / np.sqrt(variance + norm.epsilon)
-    if norm.scale:
-        scale = scale * np.asarray(norm.gamma.numpy(), np.float64)
-    offset = np.asarray(norm.beta.numpy(), np.float64) if norm.center else 0.0
+    scale = 1 / np.sqrt(variance + norm.epsilon) * (np.float64(norm.gamma) if norm.scale else 1)
+    offset = np.float64(norm.beta) if norm.center else 0
     # The last axes of a kernel are its output channels; a depthwise one has two of them.
     channels = 2 if isinstance(convolution, keras.layers.DepthwiseConv2D) else 1
     return [*kernels, last * scale.reshape(last.shape[-channels:]), (bias - mean) * scale + offset]

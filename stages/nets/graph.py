@@ -45,7 +45,7 @@ def pairs(net: keras.Model) -> list[tuple[Any, Any]]:
     done = calls(net)
     producer = {id(call.output): call.operation for call in done}
     read = Counter(id(tensor) for call in done for tensor in call.inputs)
-    read.update(id(call.output) for call in done[-1:])
+    read[id(done[-1].output)] += 1  # by the caller
     return [
         (producer[id(tensor)], call.operation)
         for call in done
@@ -56,8 +56,7 @@ def pairs(net: keras.Model) -> list[tuple[Any, Any]]:
 
 def applied(net: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
     """Like `net(x)`, with the same layers, without nesting."""
-    done = calls(net, x)
-    return done[-1].output if done else x
+    return calls(net, x)[-1].output
 
 
 def pooled(net: keras.Model) -> keras.Model:

@@ -1,4 +1,4 @@
-"""Batches of stored activations for training: shuffled, views in turn, read back in pieces."""
+"""Shuffled batches of stored activations, views in turn, read a window at a time."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -120,7 +120,7 @@ def epoch_order(
 ) -> npt.NDArray[np.intp]:
     """Return a random order of 0 to count-1 that is read in runs of `chunk` neighbors.
 
-    A chunk lies in one window or two consecutive ones.
+    A chunk spans at most ceil(chunk / window) + 1 consecutive windows.
     """
     rng = np.random.default_rng(seed)
     starts = rng.permutation(np.arange(0, count, chunk))

@@ -1,4 +1,4 @@
-"""The loop of training: the choice of the best epoch, the learning curve, the checkpoint."""
+"""The training loop: selection of the best epoch, learning curve, checkpoint."""
 
 import json
 import sys

@@ -30,7 +30,7 @@ class InHalves(keras.layers.Layer):
         self._model = model
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Compute (n, ...) as two halves; if n is odd, both have the image in the middle."""
+        """Compute (n, ...) as two halves; if n is odd, the image in the middle is in both."""
         count = tf.shape(inputs)[0]
         first = self._model(inputs[: count - count // 2], training=training)
         second = self._model(inputs[count // 2 :], training=training)
@@ -41,9 +41,9 @@ class InHalves(keras.layers.Layer):
 def for_training(model: keras.Model, mode: Mode, momentum: float) -> keras.Model:
     """Return a trainable copy that shares all layers except BatchNormalization.
 
-    On a CPU, it does not share what `cpu.stand_in` replaces either. BatchNormalization is frozen,
-    if asked, as layers, because Keras 3.15 ignores `base(x, training=False)` in a model that `fit`
-    trains.
+    On a CPU, it does not share what `cpu.stand_in` replaces either. Frozen BatchNormalization is
+    made non-trainable layer by layer, because Keras 3.15 ignores `base(x, training=False)` in a
+    model that `fit` trains.
 
     `copy_weights(trained, model)` copies back what training has changed.
 

@@ -1,4 +1,4 @@
-"""The recipe: what the optimizer, its rate and the loss are. `fit` runs it.
+"""The recipe: optimizer, learning-rate schedule and loss.
 
 AdamW, which is Adam with decoupled weight decay (Loshchilov & Hutter 2019,
 https://arxiv.org/abs/1711.05101), or Muon (Jordan et al. 2024,
@@ -50,7 +50,7 @@ class Muon(keras.optimizers.AdamW):
             self.momenta = {
                 v.value.ref(): self.add_variable_from_reference(v, "muon")
                 for v in variables
-                if tuple(v.shape[:2]) == (1, 1)
+                if tuple(v.shape[:2]) == (1, 1) and v.shape[-1] > 1  # 1: one number a channel
             }
 
     def update_step(
