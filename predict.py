@@ -19,7 +19,7 @@ import stages  # noqa: F401 - sets what TensorFlow reads from the environment
 from stages.errors import PipelineError
 
 PROJECT = Path(__file__).resolve().parent
-NOTE = "Photos differ from the training images; images of no class also get class probabilities."
+NOTE = "Images unlike the training images, or of no class, also get class probabilities."
 BATCH = 32  # photos
 MANY = 2_000  # number of photos from which `fast` pays off
 

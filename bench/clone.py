@@ -47,7 +47,7 @@ def clone(settings: Mapping[str, Any], commit: str = "HEAD") -> Iterator[Clone]:
     with tempfile.TemporaryDirectory(prefix="cifar10-", ignore_cleanup_errors=True) as root:
         folder = Path(root, "project")
         if subprocess.run(["git", "clone", "--quiet", ".", folder], check=False).returncode:
-            sys.exit("error: this works on clones: it needs a Git repository")
+            sys.exit("error: this works on clones; expected a Git repository")
         subprocess.run(["git", "-C", folder, "checkout", "--quiet", commit], check=True)
         print(f"clone of commit {commit}, without what is not committed", flush=True)
         (folder / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
@@ -70,9 +70,10 @@ def change(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def mirror() -> str:
-    """Return MIRROR as seen from any folder, else a folder that has the archive."""
+    """Return MIRROR as seen from any folder, else the shared mirror or what has the archive."""
     given = os.environ.get("MIRROR")
-    for folder in [given] if given else [SHARED_MIRROR, ARCHIVE.parent]:
+    places = sorted((SHARED_MIRROR, ARCHIVE.parent), key=lambda p: not (p / ARCHIVE.name).exists())
+    for folder in [given] if given else places:
         if os.path.isdir(folder):
             return os.path.abspath(folder)
     return given or ""

@@ -1,4 +1,4 @@
-"""The two workflows of https://keras.io/guides/transfer_learning/, timed by `make bench`.
+"""The workflows of https://keras.io/guides/transfer_learning/ that `make bench` times.
 
 All run under favorable conditions: no XLA, no reproducible operations, no tf.data autotuning.
 `python -m bench.guide RESULT fine_tuning 0.87` leaves what it found as JSON.
@@ -32,7 +32,7 @@ LOSS = "sparse_categorical_crossentropy"
 RATE = 1e-4
 EPOCHS = 10  # of fine-tuning, at the most; dev is measured each quarter
 BATCH_SIZE = 128  # images
-INFERENCE = 50  # images at a time; must divide both counts, or TensorFlow retraces
+INFERENCE = 50  # images at a time; divides 2,000 and 5,000: a smaller last batch is traced anew
 PHOTO_BATCH_SIZE = 32  # the default of `image_dataset_from_directory`
 PHOTO_HEAD_EPOCHS = 3
 

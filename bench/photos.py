@@ -94,7 +94,7 @@ def guide(
 
 @contextmanager
 def on_photos(name: str, preset: str) -> Iterator[Clone]:
-    """Clone the project for the photos of a name, with a preset, the user's `is_kept`, weights."""
+    """Clone the project, with photos, a preset, the user's settings that `is_kept`, and weights."""
     here = flat(params.load().model_dump())
     own = {key: value for key, value in here.items() if is_kept(key)}
     with clone(settings(preset) | own | {"data.name": name}) as project:

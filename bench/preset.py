@@ -33,7 +33,7 @@ def settings(name: str) -> dict[str, Any]:
         sys.exit(f"error: PRESET = {name!r}: expected one of {', '.join(presets)}")
     show = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
     if show.returncode:
-        sys.exit(f"error: {PARAMS} as committed is needed: expected a Git repository that has it")
+        sys.exit(f"error: there is no committed {PARAMS}; expected a Git repository with one")
     committed = flat(yaml.load(show.stdout))
     return {key: committed[key] for key in committed if not is_kept(key)} | presets[name]
 
@@ -49,10 +49,10 @@ def is_kept(key: str) -> bool:
     return name == "sha256" or not KEPT.isdisjoint((section, key))
 
 
-def check_images(name: str) -> None:
-    """End the process unless the images of a name are there and DVC can read them."""
+def check_images(name: str | None) -> None:
+    """End the process unless the images of a name, or of data.name, are there and readable."""
     try:
-        download.check(name)
+        download.check(name or params.load().data.name)
     except PipelineError as error:
         sys.exit(f"error: {error}")
 
@@ -61,7 +61,7 @@ if __name__ == "__main__":
     values = settings(sys.argv[1] if sys.argv[1:] else "")
     if sys.argv[2:]:
         values["data.name"] = sys.argv[2]
-    check_images(values.get("data.name") or params.load().data.name)
+    check_images(values.get("data.name"))
     options = [f"-S{k}={json.dumps(value, ensure_ascii=False)}" for k, value in values.items()]
     # Without the gate, because DVC loses the metrics of an experiment that fails.
     command = [sys.executable, "-m", "dvc", "exp", "run", "report", *options]

@@ -1,4 +1,4 @@
-"""`make seeds PRESET=fastest SEEDS=20`: a preset, and the standard deviation over other seeds.
+"""`make seeds PRESET=fastest SEEDS=20`: a preset with several seeds, and their standard deviation.
 
 A clone of the last commit runs the stages from `features` to `evaluate` once for each seed of
 views, head and order; what is held out as dev stays the same. Each row is printed as it is known.

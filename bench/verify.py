@@ -22,7 +22,7 @@ LOCK = "dvc.lock"
 
 def main(preset: str) -> None:
     """Run one commit twice, whoever commits meanwhile; end the process if the two differ."""
-    values = settings(preset) if preset else {}
+    values = settings(preset or "default")
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     committed, there = (
         subprocess.check_output(["git", "show", f"{commit}:./{path}"], text=True)
@@ -30,7 +30,8 @@ def main(preset: str) -> None:
     )
     (first, here), (second, _) = run(values, commit), run(values, commit)
     if not preset:
-        print(f"verify: not as committed: {differing(first, committed) or 'nothing'}")
+        changed = differing(first, committed) or "nothing"
+        print(f"verify: differs from the committed dvc.lock: {changed}")
         print(f"verify: the environment here: {here}verify: as committed: {there}", end="")
     check(first, second)
 
@@ -48,7 +49,7 @@ def check(first: str, second: str) -> None:
     """Say that two dvc.lock are the same; end the process if they are not."""
     if first != second:
         sys.exit(f"error: verify: FAILED, two runs differ: {differing(first, second)}")
-    print("verify: passed, two runs have left the same dvc.lock")
+    print("verify: passed, both runs produced the same dvc.lock")
 
 
 def differing(first: str, second: str) -> str:

@@ -94,6 +94,10 @@ def test_a_preset_is_run_on_the_images_that_are_named(fresh: Project, tmp_path: 
     status, said = run_preset(project, "quick", "flowers")
     assert status == 0, said
     assert params.load(project.folder / "params.yaml").data.name == "flowers"
+    project.set(data={"nam": "flowers"})
+    status, said = run_preset(project, "quick")
+    assert (status, said.count("\n")) == (1, 1), said
+    assert said.startswith("error: params.yaml: unknown key data.nam")
 
 
 def test_an_unknown_name_is_one_line(fresh: Project) -> None:
@@ -159,8 +163,13 @@ def test_where_a_clone_finds_the_archive(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.delenv("MIRROR", raising=False)
     assert clone.mirror() == str(tmp_path / "project" / ARCHIVE.parent)  # it has been downloaded
-    (tmp_path / "shared/mirror").mkdir(parents=True)
-    assert clone.mirror() == str(tmp_path / "shared/mirror")
+    shared = tmp_path / "shared/mirror"
+    shared.mkdir(parents=True)
+    assert clone.mirror() == str(shared)
+    ARCHIVE.touch()
+    assert clone.mirror() == str(tmp_path / "project" / ARCHIVE.parent)
+    (shared / ARCHIVE.name).touch()
+    assert clone.mirror() == str(shared)
     for given, seen in (("data", str(tmp_path / "project/data")), ("http://host", "http://host")):
         monkeypatch.setenv("MIRROR", given)
         assert clone.mirror() == seen
@@ -242,8 +251,8 @@ def test_verify_runs_all_of_it_and_can_fail(
     monkeypatch.setattr(verify, "run", lambda *_: results.pop(0))
     verify.main("")
     said = capfd.readouterr().out
-    assert "verify: not as committed: nothing\n" in said
-    assert said.endswith("verify: passed, two runs have left the same dvc.lock\n")
+    assert "verify: differs from the committed dvc.lock: nothing\n" in said
+    assert said.endswith("verify: passed, both runs produced the same dvc.lock\n")
     differ = r"two runs differ: MODEL_CARD.md, cifar10.h5, data/.*fine_tune/curve"
     with pytest.raises(SystemExit, match=differ):
         verify.main("")

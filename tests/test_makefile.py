@@ -64,7 +64,9 @@ def test_an_environment_is_made_anew_where_its_folder_was_moved(folder: Folder) 
     assert makes_the_environment(folder.make("reproduce"))
     assert len(folder.make("reproduce")) == 3
     (folder.path / "requirements.txt").touch()
-    assert not makes_the_environment(folder.make("reproduce"))
+    calls = folder.make("reproduce")
+    assert not makes_the_environment(calls)
+    assert any("install" in arguments for arguments, _ in calls)
     folder.path = folder.path.rename(folder.path.with_name(STRANGE))
     folder.python = folder.path / "my pythons/python3"
     assert makes_the_environment(folder.make("test"))
@@ -131,6 +133,7 @@ def test_packages_go_into_the_environment(folder: Folder) -> None:
     installs = [call for call in folder.make(".venv/development", **given) if "pip" in call[0]]
     locks = [arguments[-1] for arguments, _ in installs]
     assert locks == ["requirements.txt", "requirements-dev.txt"]
+    assert all("--require-hashes" in arguments for arguments, _ in installs)
     for _, environment in installs:
         assert "/elsewhere" not in environment.values()
         assert environment["PIP_USER"] == "0"

@@ -204,7 +204,7 @@ def test_the_content_of_a_file_is_refused_without_a_path() -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")  # which the old code opened, and waited
+    os.mkfifo(tmp_path / "pipe.jpg")  # opened, it would block
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     for path in (tmp_path, tmp_path / "pipe.jpg", Path("/dev/zero")):
         assert refusal(path) == "a folder, pipe or device; expected an image"

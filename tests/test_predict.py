@@ -190,7 +190,7 @@ def test_each_batch_is_printed_before_the_next_is_read(
     assert words == [
         *([], []),
         *([["0.jpg", "wren"], ["1.jpg", "wren"]], [["error:", "2.jpg:"]]),
-        *([["3.jpg", "wren"], ["Photos", "differ"]], [["error:", "4.jpg:"]]),
+        *([["3.jpg", "wren"], ["Images", "unlike"]], [["error:", "4.jpg:"]]),
     ]
 
 

@@ -20,7 +20,7 @@ from dvc.repo.experiments.utils import EXEC_TMP_DIR
 from stages import download
 from stages.data import sources
 from stages.errors import PipelineError
-from stages.paths import ARCHIVE
+from stages.paths import ARCHIVE, DOWNLOADS
 from tests.conftest import Project
 
 GOOD = np.random.default_rng(0).bytes(3 * sources.CHUNK)
@@ -160,14 +160,14 @@ def test_a_download_goes_on_starts_over_or_leaves_nothing_to_the_next_place(
 ) -> None:
     Handler.answers = list(answers)
     if kept:
-        sources.DOWNLOADS.mkdir()
-        Path(sources.DOWNLOADS, ".partial-file").write_bytes(kept)
+        DOWNLOADS.mkdir()
+        Path(DOWNLOADS, ".partial-file").write_bytes(kept)
     if not refusal:
         assert fetch(f"{server}/file") == f"{server}/file"
     else:
         with pytest.raises(PipelineError, match=rf"{refusal}.*Set MIRROR to a fold.*`make demo`"):
             fetch(f"{server}/file")
-        assert list(Path("data").rglob("*")) in ([], [sources.DOWNLOADS])
+        assert list(Path("data").rglob("*")) in ([], [DOWNLOADS])
     assert Handler.asked == starts
     if refusal:
         capsys.readouterr()

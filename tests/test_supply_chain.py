@@ -69,12 +69,6 @@ def test_the_locks_agree_and_hold_what_pyproject_asks_for(python: str) -> None:
             assert requirement.specifier.contains(version), f"{requirement} is locked at {version}"
 
 
-def test_make_installs_only_what_has_the_locked_hash() -> None:
-    installs = re.findall("pip install .*", (PROJECT / "Makefile").read_text())
-    assert len(installs) == 2
-    assert all("--require-hashes -r" in line for line in installs)
-
-
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_workflow_permits_the_least(path: Path) -> None:
     text = path.read_text()

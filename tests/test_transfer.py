@@ -137,6 +137,16 @@ def test_dvc_is_given_the_name_and_the_home_that_a_user_id_lacks(
     assert transfer.environment().items() >= lacking.items()
 
 
+def test_a_relative_mirror_is_seen_from_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mirror").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for mirror, seen in (("mirror", str(tmp_path / "mirror")), ("http://host", "http://host")):
+        monkeypatch.setenv("MIRROR", mirror)
+        assert transfer.environment()["MIRROR"] == seen
+
+
 def test_it_refuses_before_any_work(fresh: Project, tmp_path: Path) -> None:
     script = str(fresh.folder / "0-transfer.py")
     assert "expected no arguments" in one_line(fresh.run(sys.executable, script, "--epochs=3"))
@@ -145,6 +155,11 @@ def test_it_refuses_before_any_work(fresh: Project, tmp_path: Path) -> None:
     assert "has no folder stages" in one_line(alone.run(sys.executable, "0-transfer.py"))
     (tmp_path / "cifar10.h5").mkdir()
     assert "cannot be written" in one_line(alone.run(sys.executable, script))
+    other = fresh.copy(tmp_path / "other")
+    other.set(data={"name": "flowers"})
+    (other.folder / "data/images/flowers/rose").mkdir(parents=True)
+    said = one_line(other.run(sys.executable, "0-transfer.py"))
+    assert said.startswith("error: data.name in params.yaml is flowers; this file trains cif")
     venv.create(tmp_path / "bare")
     said = one_line(fresh.run(str(tmp_path / "bare/bin/python"), script))
     assert said.startswith(f"error: {tmp_path}/bare/bin/python lacks dvc; run `make reproduce`, ")
