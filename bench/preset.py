@@ -53,7 +53,7 @@ def check_images(name: str | None) -> None:
     """End the process unless the images of a name, or of data.name, are there and readable."""
     try:
         download.check(name or params.load().data.name)
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> int:
 
 def check_environment() -> None:
     """Raise unless keras, tensorflow, numpy and h5py have the locked versions."""
+    if not (count := os.environ.get("LOKY_MAX_CPU_COUNT", "1")).isdecimal():
+        raise PipelineError(f"LOKY_MAX_CPU_COUNT = {count!r}: expected a number of processors")
     remedy = "run `make reproduce`, or `source .venv/bin/activate` and `unset PYTHONPATH` first"
     with open("requirements.txt", encoding="utf-8") as file:
         lock = file.read()

@@ -8,6 +8,7 @@ from stages.errors import PipelineError
 from stages.params import Params
 from stages.paths import ARCHIVE, CIFAR10, PHOTOS
 
+NONE = "nothing-downloaded"
 # Alex Krizhevsky's page, https://www.cs.toronto.edu/~kriz/cifar.html, "python version".
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
@@ -17,7 +18,7 @@ def main(params: Params) -> None:
     check(params.data.name)
     if params.data.name != CIFAR10:
         ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
-        (ARCHIVE.parent / "nothing-downloaded").touch()  # DVC warns of an empty folder
+        (ARCHIVE.parent / NONE).touch()  # DVC warns of an empty folder
         print(f"data.name is {params.data.name}: nothing to download")
         return
     accepted = params.download.sha256.values()
@@ -32,6 +33,12 @@ def main(params: Params) -> None:
 
 def check(name: str) -> None:
     """Raise PipelineError unless DVC can read, to hash them, the images of a data set."""
+    inside = {path.name for path in ARCHIVE.parent.glob("[!.]*")}
+    if others := sorted(inside - {ARCHIVE.name, NONE}):
+        raise PipelineError(
+            f"{ARCHIVE.parent} has {printable(others[0])}, but is an output of this stage, and DVC "
+            "deletes what is in it; move your own images to a folder of another name"
+        )
     if name == CIFAR10:
         return
     place = PHOTOS / name

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,17 @@ def stratified_split(
     return np.flatnonzero(~is_dev), np.flatnonzero(is_dev)
 
 
+def state(place: Path) -> list[tuple[Path, int, int]]:
+    """Return the files of a folder, or a file, each with its size and time of modification."""
+    found = ((path, path.lstat()) for path in photos.walk(place))
+    return [(path, status.st_size, status.st_mtime_ns) for path, status in found]
+
+
 def own_photos(params: Params) -> Described:
     """Write the images of data/images/<data.name> in the order of their names; return the rest."""
     place, side, aspect = PHOTOS / params.data.name, params.data.image_size, params.data.aspect
     found: list[folders.Photo] = []
+    before = state(place)
 
     def images() -> Iterator[npt.NDArray[np.uint8]]:
         for photo, image in folders.decoded(listed, read, side, aspect):
@@ -108,6 +116,8 @@ def own_photos(params: Params) -> Described:
                     f"{len(left_out)} of {total} files cannot be used, expected at most a tenth: "
                     f"{photos.printable(name)}: {why}; move such files elsewhere"
                 )
+            if state(place) != before:  # DVC would record the new state, and not run this again
+                raise PipelineError("changed while it was read; run `dvc repro` again")
             left_out |= parts.duplicates(found)
             kept = [photo for photo in found if photo.name not in left_out]
             part_of = parts.divide(kept, params.preprocess)

@@ -351,6 +351,24 @@ def test_up_to_a_tenth_may_be_unreadable() -> None:
     assert any(name.replace("\n", "\\n") in said for name in (*bad, "b/11th.png"))
 
 
+@pytest.mark.parametrize("name", ["a/late.png", "a/0.png"])
+def test_photos_that_change_while_they_are_read_are_an_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC would record the folder as it is after the stage, and not run the stage again."""
+    make(*some("a", "b"))
+    decoded = folders.decoded
+
+    def while_one_is_written(*arguments: Any) -> Any:
+        make(name)
+        return decoded(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "decoded", while_one_is_written)
+        assert "changed while it was read; run `dvc repro` again" in refusal()
+    preprocessed()
+
+
 def test_duplicates_are_left_out_and_listed_with_what_they_equal() -> None:
     """However many: they are no mistake."""
     make(*some("train/a", "train/b", "val/a", "val/b", "test/a", "test/b"))

@@ -55,6 +55,12 @@ def test_a_python_without_the_packages_or_with_others_says_so(
     assert re.search(r"has tensorflow [0-9.]+, expected 2\.0\.1; run `make reproduce`", said)
 
 
+@pytest.mark.parametrize("count", ["", "two"])
+def test_a_number_of_processors_that_is_none_says_so(fresh: Project, count: str) -> None:
+    said = one_line(fresh.stage("features", LOKY_MAX_CPU_COUNT=count))
+    assert said == f"error: LOKY_MAX_CPU_COUNT = {count!r}: expected a number of processors"
+
+
 @pytest.mark.parametrize("package", ["numpy", "h5py"])
 def test_another_version_that_a_pythonpath_brings_says_so(
     fresh: Project, tmp_path: Path, package: str

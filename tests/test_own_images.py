@@ -15,6 +15,7 @@ from PIL import Image
 
 from stages.__main__ import STAGES
 from stages.data.photos import printable
+from stages.paths import ARCHIVE
 from tests.conftest import PROJECT, Project, one_line
 from tests.drawn import CLASS_NAMES, draw
 
@@ -192,3 +193,14 @@ def test_missing_images_are_one_line(own: Project, tmp_path: Path) -> None:
     said = one_line(project.stage("download"))
     assert said.startswith("error: data/images/nowhere is missing; ")
     assert said in project.dvc("repro").stderr
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mine"])
+def test_images_where_dvc_would_delete_them_are_an_error(
+    fresh: Project, tmp_path: Path, name: str
+) -> None:
+    project = fresh.copy(tmp_path)
+    project.set(data={"name": name})
+    (project.folder / ARCHIVE.parent / "rose").mkdir(parents=True)
+    said = one_line(project.stage("check"))
+    assert said.startswith(f"error: {ARCHIVE.parent} has rose, but is an output of this stage, ")

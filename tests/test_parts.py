@@ -100,6 +100,7 @@ def test_given_parts_are_used_as_given_and_others_drawn_from_train(given_parts: 
         (photos_of({"a": 9, "b": 2}), "'b': .*2 .* at least 3"),
         (photos_of({"a": 9, "b\n": 9}, "train") + photos_of({"a": 1}, "test"), r"'b\\n': .* test"),
         (photos_of({"a": 9}, "train") + photos_of({"a": 1, "b": 1}, "test"), "'b': .* train"),
+        (photos_of({"a": 9, "b": 9}, "test"), "'a': has 0 .* train"),
         (photos_of({"a": 9, "b": 1}, "train") + photos_of({"a": 1, "b": 1}, "dev"), "'b': .*train"),
     ],
 )

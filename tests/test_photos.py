@@ -54,6 +54,12 @@ def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     on_its_side = half_green().transpose(Image.Transpose.ROTATE_90)
     on_its_side.save(tmp_path / "photo.png", exif=exif)
     assert (photos.read(tmp_path / "photo.png", SIZE, "crop")[:12] == RED).all()
+    # With a resolution unit that is a text, which Pillow can read and not write.
+    entries = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x128, 2, 2, b"x")
+    odd = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    on_its_side.save(tmp_path / "photo.jpg", exif=odd, quality=100, subsampling=0)
+    top = photos.read(tmp_path / "photo.jpg", SIZE, "crop")[:12]
+    np.testing.assert_allclose(top, np.broadcast_to(RED, top.shape), atol=4)
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,7 @@ def test_many_photos_are_classified_as_few_are(main: Main, monkeypatch: pytest.M
         ("missing.jpg", "missing.jpg: No such file or directory; expected an image"),
         ("pipe", "pipe: a folder, pipe or device; expected an image"),
         ("empty", "empty: an empty folder; expected images in it"),
+        ("a" * 300, "a" * 300 + ": File name too long; make it readable or leave it out"),
         ("/dev/zero", "/dev/zero: a folder, pipe or device; expected an image"),
     ],
 )

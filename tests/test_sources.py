@@ -1,6 +1,7 @@
 """Downloads from a real HTTP server that misbehaves, and the search through the places."""
 
 import contextlib
+import errno
 import hashlib
 import http.server
 import io
@@ -191,6 +192,19 @@ def test_a_killed_download_goes_on_from_where_it_was(
     assert (project.folder / ARCHIVE).read_bytes() == GOOD
     assert project.halves() == []
     assert Handler.asked == [0, PART]
+
+
+def test_a_download_can_end_on_another_file_system(server: str, monkeypatch: MonkeyPatch) -> None:
+    replace = os.replace
+
+    def rename(source: Path, target: Path) -> None:
+        if Path(source).parent == DOWNLOADS:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "replace", rename)
+    assert fetch(f"{server}/file") == f"{server}/file"
 
 
 def test_mirror_comes_first_then_the_shared_folder(server: str, monkeypatch: MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """Find, load and resize photos; errors in one line."""
 
 import re
+import struct
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -60,7 +62,10 @@ def decode(file: IO[bytes], size: tuple[int, int], aspect: str) -> npt.NDArray[n
             # Decode JPEG at down to 1/8 scale: a 12-megapixel photo takes a quarter of the
             # time, values within 2 of 255.
             image.draft(None, (8 * max(size), 8 * max(size)))
-            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            # Of odd EXIF data: Pillow writes it back after it has rotated the image.
+            with suppress(struct.error, TypeError):
+                ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(resize(_rgb(image), size[::-1], Image.Resampling.LANCZOS))
     except ImportError:
         fault = f"HEIC; `{sys.executable} -m pip install pillow-heif` to read it, or convert it"
@@ -81,10 +86,10 @@ def walk(top: Path) -> Iterator[Path]:
     Raises:
         PipelineError: a folder cannot be read.
     """
-    if not top.is_dir():
-        yield top
-        return
     try:
+        if not top.is_dir():
+            yield top
+            return
         inside = sorted(path for path in top.iterdir() if not LITTER.match(path.name))
     except OSError as error:
         fault = f"{printable(top)}: {error.strerror}; make it readable or leave it out"

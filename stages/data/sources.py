@@ -124,7 +124,8 @@ def _download(url: str, target: Path, accept: Accept) -> str | None:
             too_large = partial.stat().st_size > SIZE_LIMIT
             refusal = "too large" if too_large else accept(partial, digest(partial), shown)
             if refusal is None:
-                os.replace(partial, target)
+                with replacing(target) as new:
+                    shutil.move(partial, new)  # a copy if data/images is on another file system
                 return None
             partial.unlink()
             again = resumed  # the first part may have been of another file
