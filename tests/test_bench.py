@@ -271,7 +271,7 @@ def test_three_ways_are_measured(here: Project, capfd: pytest.CaptureFixture[str
         assert 0 <= float(accuracy) <= 1
         assert 100 < float(peak) < 8_000
     pipeline, fine_tuning, extraction = (row[-1] for row in rows)
-    assert "from the archive" in pipeline
+    assert "from archive and weights" in pipeline
     assert "after 0.50 epochs" in fine_tuning  # it stops as soon as the target is reached
     assert extraction.startswith("45,000 images at")
     said = capfd.readouterr().out
