@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 
 def check_environment() -> None:
-    """Raise unless keras, tensorflow, numpy and h5py have the locked versions."""
+    """Raise unless LOKY_MAX_CPU_COUNT is a number and the packages have the locked versions."""
     if not (count := os.environ.get("LOKY_MAX_CPU_COUNT", "1")).isdecimal():
         raise PipelineError(f"LOKY_MAX_CPU_COUNT = {count!r}: expected a number of processors")
     remedy = "run `make reproduce`, or `source .venv/bin/activate` and `unset PYTHONPATH` first"

@@ -95,7 +95,6 @@ def own_photos(params: Params) -> Described:
     """Write the images of data/images/<data.name> in the order of their names; return the rest."""
     place, side, aspect = PHOTOS / params.data.name, params.data.image_size, params.data.aspect
     found: list[folders.Photo] = []
-    before = state(place)
 
     def images() -> Iterator[npt.NDArray[np.uint8]]:
         for photo, image in folders.decoded(listed, read, side, aspect):
@@ -106,6 +105,7 @@ def own_photos(params: Params) -> Described:
                 yield image
 
     try:
+        before = state(place)
         with folders.opened(place) as (names, read), replacing(IMAGES) as partial:
             listed, classes, loose = folders.layout(names)
             left_out = dict.fromkeys(loose, "in no class folder")

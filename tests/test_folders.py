@@ -16,6 +16,7 @@ import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import loky
 import numpy as np
@@ -349,6 +350,16 @@ def test_up_to_a_tenth_may_be_unreadable() -> None:
     said = refusal()
     assert "11 of 101" in said
     assert any(name.replace("\n", "\\n") in said for name in (*bad, "b/11th.png"))
+
+
+def test_a_folder_that_cannot_be_read_names_the_documentation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Root, who may run this, reads every folder."""
+    make(*some("a", "b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
+        assert refusal().endswith("; make it readable or leave it out; see docs/own-images.md")
 
 
 @pytest.mark.parametrize("name", ["a/late.png", "a/0.png"])

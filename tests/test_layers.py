@@ -31,12 +31,12 @@ def nested(mode: layers.Mode, momentum: float = 0.9) -> tuple[keras.Model, keras
     keras.utils.set_random_seed(1)
     image = keras.Input((5, 5, 4))
     parts = [
-        keras.layers.DepthwiseConv2D(1, padding="same", use_bias=False, name="depthwise"),
+        keras.layers.Conv2D(4, 1, use_bias=False, name="pointwise"),
         keras.layers.Conv2DTranspose(4, 1, name="conv"),  # which is not replaced
         keras.layers.BatchNormalization(name="norm"),
     ]
     inner = keras.Sequential([image, *parts], name="inner")
-    inner.get_layer("depthwise").set_weights([np.ones((1, 1, 4, 1))])
+    inner.get_layer("pointwise").set_weights([np.eye(4)[None, None]])
     inner.get_layer("conv").set_weights([np.eye(4)[None, None], np.zeros(4)])
     outer_image = keras.Input((5, 5, 4))
     outer = keras.Model(outer_image, keras.layers.GlobalAveragePooling2D()(inner(outer_image)))
@@ -51,8 +51,8 @@ def test_the_replaced_layers_alone_are_the_twins_own_and_come_back_by_name(
 ) -> None:
     outer, twin = nested(mode)
     own = {id(w) for w in twin.weights} - {id(w) for w in outer.weights}
-    norm = twin.get_layer("inner").get_layer("norm")
-    assert own == {id(w) for w in norm.weights}
+    pointwise, norm = (twin.get_layer("inner").get_layer(name) for name in ("pointwise", "norm"))
+    assert own == {id(w) for w in pointwise.weights + norm.weights}
     np.testing.assert_allclose(twin(X), outer(X), rtol=1e-5, atol=1e-6)
     norm.set_weights([np.full(4, float(i)) for i in range(4)])
     layers.copy_weights(twin, outer)
@@ -64,7 +64,7 @@ def test_it_keeps_up_with_a_short_training() -> None:
 
     def moving_mean(momentum: float) -> float:
         _, twin = nested("adapting", momentum)
-        for name in ("depthwise", "conv"):
+        for name in ("pointwise", "conv"):
             twin.get_layer("inner").get_layer(name).trainable = False
         twin.fit(np.tile(X, (40, 1, 1, 1)), np.zeros((640, 4)), batch_size=16, verbose=0)
         return float(twin.get_layer("inner").get_layer("norm").moving_mean.numpy().mean())

@@ -47,10 +47,10 @@ def divide(photos: Sequence[Photo], settings: Preprocess) -> dict[str, str]:
     Raises:
         PipelineError: there are fewer than two classes, or a class has too few images in a part.
     """
-    given = {"train", *(photo.part or "train" for photo in photos)}
+    part_of = {photo.name: photo.part or "train" for photo in photos}
+    given = {"train", *part_of.values()}
     drawn = {"test": settings.test_fraction, "dev": settings.dev_fraction}
     drawn = {part: fraction for part, fraction in drawn.items() if part not in given}
-    part_of = {photo.name: photo.part or "train" for photo in photos}
     members = defaultdict(list)
     for photo in photos:
         members[photo.label, part_of[photo.name]].append(photo)
