@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import settings
+from ruamel.yaml import YAML
 
 import stages  # noqa: F401 - sets what TensorFlow reads from the environment
 from stages import params
@@ -126,10 +126,10 @@ class Project:
     def set(self, **sections: dict[str, Any]) -> None:
         """Change settings in params.yaml."""
         path = self.folder / "params.yaml"
-        params = yaml.safe_load(path.read_text())
+        params = YAML().load(path)
         for section, values in sections.items():
             params[section] |= values
-        path.write_text(yaml.safe_dump(params, sort_keys=False))
+        YAML().dump(params, path)
 
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro`, which has to succeed; return the stages that it ran, in order."""
@@ -140,7 +140,7 @@ class Project:
 
     def outputs(self) -> dict[str, str]:
         """Return the digest of each output, as dvc.lock has it."""
-        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
+        lock = YAML().load(self.folder / "dvc.lock")
         outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
         return {out["path"]: out["md5"] for out in outs}
 

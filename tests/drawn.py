@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from dvc.utils.serialize import loads_yaml
+from ruamel.yaml import YAML
 
 from stages.data.archive import CLASSES, META, TEST_BATCH, TRAIN_BATCHES
 from stages.data.dataset import PARTS
@@ -158,11 +157,11 @@ def make_project(
 
     archive = folder / "mirror" / ARCHIVE.name
     write_archive(archive, members(images_per_batch))
-    params = loads_yaml((PROJECT / "params.yaml").read_text(encoding="utf-8"))  # as DVC reads it
+    params = YAML().load(PROJECT / "params.yaml")
     params["download"]["sha256"] = {"drawn": digest(archive)}
     for section, values in settings.items():
         params[section] |= values
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    YAML().dump(params, folder / "params.yaml")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-import yaml
 from keras import Sequential, layers
 from PIL import Image
+from ruamel.yaml import YAML
 
 from bench import clone, compare, guide, photos, plot, preset, seeds, verify
 from bench.photos import Point
@@ -20,7 +20,7 @@ from stages.paths import ARCHIVE, PHOTOS
 from tests.conftest import ALL, PROJECT, Project
 from tests.drawn import draw
 
-PRESETS = list(yaml.safe_load(preset.PRESETS.read_text()))
+PRESETS = list(YAML().load(preset.PRESETS))
 HEADER = "preset,minutes,dev,val_accuracy\n"
 LOCK = """
 schema: '2.0'
@@ -69,7 +69,7 @@ def test_dvc_takes_over_a_preset_and_leaves_what_is_the_users_to_say(
         status, said = run_preset(project, name)
         assert status == 0, said
         params.load(project.folder / "params.yaml")  # each value is allowed
-        now = yaml.safe_load((project.folder / "params.yaml").read_text())
+        now = YAML().load(project.folder / "params.yaml")
         keys = {f"{section}.{key}" for section, values in now.items() for key in values}
         kept = {"backbone.sha256", "data.aspect", "data.name", "download.sha256", "features.flip"}
         kept |= {"gate.minimum", *(f"preprocess.{key}" for key in now["preprocess"])}
@@ -244,7 +244,7 @@ def test_verify_runs_all_of_it_and_can_fail(
     here.run("git", "commit", "-qam", "a shared cache")
     same, other = verify.run({}, "HEAD"), verify.run({"fine_tune.seed": 2}, "HEAD")
     assert capfd.readouterr().out.count("Running stage") == 2 * len(
-        yaml.safe_load((here.folder / "dvc.yaml").read_text())["stages"]
+        YAML().load(here.folder / "dvc.yaml")["stages"]
     )
 
     results = [same, same, same, other]

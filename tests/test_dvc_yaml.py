@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import loads_yaml, modify_yaml
+from ruamel.yaml import YAML
 
 from stages.__main__ import STAGES
 from tests.conftest import PROJECT, Project
 
 TEXT = (PROJECT / "dvc.yaml").read_text().replace("${data.name}", "cifar10")
-PIPELINE: dict[str, Any] = yaml.safe_load(TEXT)["stages"]
+PIPELINE: dict[str, Any] = YAML().load(TEXT)["stages"]
 FILES = sorted((PROJECT / "stages").rglob("*.py"))
 # They check, report and distribute: no result depends on them. The paths are dvc.yaml's own.
 NO_DEPENDENCY = {
@@ -103,7 +103,7 @@ def test_settings_that_a_stage_reads_are_its_params(stage: str) -> None:
 
 def test_every_setting_is_some_stages() -> None:
     listed = {name for stage in PIPELINE.values() for name in stage.get("params", [])}
-    for section, keys in yaml.safe_load((PROJECT / "params.yaml").read_text()).items():
+    for section, keys in YAML().load(PROJECT / "params.yaml").items():
         assert section in listed or {f"{section}.{key}" for key in keys} <= listed
 
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from stages.__main__ import STAGES
 from tests.conftest import LIMIT, Project
@@ -25,9 +25,9 @@ KILLED = sorted(STAGES[-2::-1], key=lambda stage: stage not in ("features", "fin
 def forget(project: Project, stage: str) -> None:
     """Make DVC run a stage again."""
     path = project.folder / "dvc.lock"
-    lock = yaml.safe_load(path.read_text())
+    lock = YAML().load(path)
     lock["stages"].pop(stage, None)
-    path.write_text(yaml.safe_dump(lock))
+    YAML().dump(lock, path)
     shutil.rmtree(project.folder / ".dvc/cache/runs", ignore_errors=True)
 
 

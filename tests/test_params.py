@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from dvc.utils.serialize import load_yaml, loads_yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from stages import params
 from stages.errors import PipelineError
@@ -24,7 +24,10 @@ KEYS = [(section, key) for section, values in VALID.items() for key in values]
 
 def mistake(path: Path, content: Any) -> str:
     """Return the one line that is said of a file; text is written as it is."""
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        YAML().dump(content, path)
     with pytest.raises(PipelineError) as error:
         params.load(path)
     assert str(error.value).isprintable()
@@ -84,7 +87,7 @@ def test_any_value_is_taken_or_named_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[str, str], value: Any
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "params.yaml"
-    path.write_text(yaml.safe_dump(changed(*place, value)))
+    YAML().dump(changed(*place, value), path)
     try:
         params.load(path)
     except PipelineError as error:

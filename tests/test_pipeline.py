@@ -9,7 +9,7 @@ import signal
 import h5py
 import numpy as np
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from stages.__main__ import STAGES
 from stages.data.dataset import PARTS
@@ -136,7 +136,7 @@ def test_overwriting_the_model_in_place_leaves_the_cache_alone(project: Project)
 def test_an_experiment_runs_and_is_shown(project: Project) -> None:
     run = project.dvc("exp", "run", "evaluate", "-S", "evaluate.batch_size=7", "-n", "sevens")
     assert run.returncode == 0, run.stdout + run.stderr
-    params = yaml.safe_load((project.folder / "params.yaml").read_text())
+    params = YAML().load(project.folder / "params.yaml")
     assert params["evaluate"]["batch_size"] == 7
     shown = project.dvc("exp", "show", "--csv").stdout
     assert "sevens" in shown

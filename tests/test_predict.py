@@ -15,8 +15,8 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
+from ruamel.yaml import YAML
 
 import predict
 from stages import inference
@@ -52,7 +52,7 @@ def folder(model: Path, tmp_path: Path) -> Path:
     """A folder of photos, beside predict.py and its model."""
     shutil.copy(model, tmp_path)
     shutil.copy(PROJECT / "predict.py", tmp_path)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(ALL.model_dump()))
+    YAML().dump(ALL.model_dump(), tmp_path / "params.yaml")
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
     Image.new("RGB", (40, 50), RED).save(photos / "1.JPG", "jpeg")

@@ -6,10 +6,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
 
 from tests.conftest import PROJECT, Project
 
@@ -72,8 +72,7 @@ def test_the_locks_agree_and_hold_what_pyproject_asks_for(python: str) -> None:
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_workflow_permits_the_least(path: Path) -> None:
     text = path.read_text()
-    # Unlike the safe loader, this one makes no boolean of `on`, because all it makes is strings.
-    workflow = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506
+    workflow = YAML().load(text)
     jobs = workflow["jobs"].values()
     steps = [step for job in jobs for step in job["steps"]]
     assert set(workflow["on"]) <= TRIGGERS
@@ -83,14 +82,14 @@ def test_a_workflow_permits_the_least(path: Path) -> None:
     assert not any("${{" in step.get("run", "") for step in steps)  # others' text in a shell
     for step in steps:
         if step.get("uses", "").startswith("actions/checkout@"):
-            assert step["with"]["persist-credentials"] == "false"
+            assert step["with"]["persist-credentials"] is False
     # Each action is pinned by its commit, its version beside it.
     used = [step["uses"].partition("@")[0] for step in steps if "uses" in step]
     assert used == [match["action"] for match in USES.finditer(text)]
 
 
 def test_the_summary_of_a_job_has_metrics_and_the_verdict(project: Project) -> None:
-    workflow = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
+    workflow = YAML().load(PROJECT / ".github/workflows/ci.yml")
     steps = workflow["jobs"]["reproduce"]["steps"]
     (script,) = (step["run"] for step in steps if step.get("name") == "summary")
     branch = "git update-ref refs/remotes/origin/main HEAD~1"  # where nothing had run yet

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import keras
 import numpy as np
 import numpy.typing as npt
-import yaml
+from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from stages.errors import PipelineError
@@ -181,7 +181,7 @@ def cached(stage: str) -> Known:
     rows: Known = {}
     # No DVC, no run yet, not in this cache: all is computed.
     with contextlib.suppress(Exception):
-        outs = yaml.safe_load(Path("dvc.lock").read_bytes())["stages"][stage]["outs"]
+        outs = YAML(typ="safe").load(Path("dvc.lock"))["stages"][stage]["outs"]
         command = [sys.executable, "-m", "dvc", "cache", "dir"]
         cache = Path(subprocess.check_output(command, text=True).strip(), "files", "md5")
 

@@ -50,7 +50,8 @@ class Muon(keras.optimizers.AdamW):
             self.momenta = {
                 v.value.ref(): self.add_variable_from_reference(v, "muon")
                 for v in variables
-                if tuple(v.shape[:2]) == (1, 1) and v.shape[-1] > 1  # 1: one number a channel
+                # A last dimension of 1: a depthwise kernel that scales each channel, a vector.
+                if tuple(v.shape[:2]) == (1, 1) and v.shape[-1] > 1
             }
 
     def update_step(
