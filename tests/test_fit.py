@@ -110,6 +110,7 @@ def train(
         [
             keras.Input((4, 4, 3)),
             keras.layers.Conv2D(4, 3),
+            keras.layers.Conv2D(4, 1),  # a matrix: Muon; AdamW for the rest
             keras.layers.BatchNormalization(momentum=0.9),
             keras.layers.Flatten(),
             keras.layers.Dropout(0.3),
@@ -117,7 +118,7 @@ def train(
         ]
     )
     batches = Batches(VIEWS, LABELS, 2, 32, seed=1, cutmix_fraction=0.5)
-    optimizer = recipe.optimizer(0.03, EPOCHS * len(batches), 0.02)
+    optimizer = recipe.optimizer(0.03, EPOCHS * len(batches), 0.02, "muon")
     model.compile(optimizer, recipe.loss(), metrics=["accuracy"], jit_compile=False)
     dev = dev or Batches(VIEWS[:1], LABELS, 2, 32)
     accuracy = fit.fit(

@@ -130,7 +130,7 @@ def test_a_key_that_stands_twice_is_refused_as_dvc_does(path: Path) -> None:
     ("text", "value"), [("010", 10), ("0o10", 8), ("1e3", None), ("1:30", None), ("0x10", 16)]
 )
 def test_a_number_is_what_dvc_takes_it_for(path: Path, text: str, value: int | None) -> None:
-    """PyYAML's 010 is eight, its 1:30 is ninety: dvc.lock would not say what was run."""
+    """In YAML 1.1, 010 is eight and 1:30 is ninety: dvc.lock would not say what was run."""
     path.write_text(replaced("images", text))
     recorded = load_yaml(str(path))["train_head"]["images"]
     if value is None:
