@@ -25,7 +25,7 @@ def optimizer(
         learning_rate, max(1, steps), end_learning_rate=0.0
     )
     if name == "muon":
-        # beta_2: averages over about 100 steps; an epoch has a few hundred.
+        # beta_2: averages over about 100 steps, a fraction of an epoch (Keras: 0.999, 1000 steps).
         made = Muon(rate, weight_decay=weight_decay, beta_2=0.99)
     else:
         made = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
