@@ -17,6 +17,8 @@ from hypothesis import settings
 from ruamel.yaml import YAML
 
 import stages  # noqa: F401 - sets what TensorFlow reads from the environment
+from bench.clone import change
+from bench.preset import flat
 from stages import params
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests interrupt.
@@ -125,11 +127,7 @@ class Project:
 
     def set(self, **sections: dict[str, Any]) -> None:
         """Change settings in params.yaml."""
-        path = self.folder / "params.yaml"
-        params = YAML().load(path)
-        for section, values in sections.items():
-            params[section] |= values
-        YAML().dump(params, path)
+        change(self.folder, flat(sections))
 
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro`, which has to succeed; return the stages that it ran, in order."""

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ruamel.yaml import YAML
 
+from bench.clone import change
+from bench.preset import flat
 from stages.data.archive import CLASSES, META, TEST_BATCH, TRAIN_BATCHES
 from stages.data.dataset import PARTS
 from stages.files import digest, replacing
@@ -30,7 +31,7 @@ CLASS_NAMES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
 HUES = {"red": 0.0, "blue": 0.6}
 PROJECT = Path(__file__).resolve().parents[1]
 COPIED = [".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "0-transfer.py"]
-COPIED += ["data/.gitignore", "dvc.yaml", "requirements.txt", "stages"]
+COPIED += ["data/.gitignore", "dvc.yaml", "params.yaml", "requirements.txt", "stages"]
 # A cache of its own, whatever is configured for all of a user's projects.
 LOCAL_CONFIG = "[core]\n    no_scm = true\n[cache]\n    dir = cache\n"
 DEMO_IMAGES = 300  # in each of the six batches
@@ -157,11 +158,7 @@ def make_project(
 
     archive = folder / "mirror" / ARCHIVE.name
     write_archive(archive, members(images_per_batch))
-    params = YAML().load(PROJECT / "params.yaml")
-    params["download"]["sha256"] = {"drawn": digest(archive)}
-    for section, values in settings.items():
-        params[section] |= values
-    YAML().dump(params, folder / "params.yaml")
+    change(folder, {"download.sha256": {"drawn": digest(archive)}} | flat(settings))
 
 
 if __name__ == "__main__":
